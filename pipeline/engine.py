@@ -1,0 +1,203 @@
+"""The one seam to Ray Data: connect or embed, map partitions, report progress.
+
+Ray moves descriptions of work, never rows: an item names a file, a range or a bucket, and the task
+reads and writes it through `storage`. Results are small (file entries, counts, histograms).
+"""
+
+import logging
+import os
+import pickle
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Literal, TypeVar
+
+from pipeline.artifact import Artifact
+from pipeline.config_base import Config, placement
+from pipeline.errors import GradsieveError, RunError
+from pipeline.progress import Reporter
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+_GIB = 1 << 30
+
+
+class ClusterConfig(Config):
+    """Where the work runs; no part of any fingerprint."""
+
+    address: str | None = placement(None)
+    """Ray cluster to connect to; without it RAY_ADDRESS, or Ray embedded in this process."""
+    auth_mode: Literal["disabled", "token"] | None = placement(None)
+    """Ray's authentication; by default `disabled` when embedded on loopback, `token` otherwise."""
+    num_cpus: int | None = placement(None, gt=0)
+    """Logical CPUs of an embedded Ray; by default what the trainer and one task need, at least the machine's."""
+    object_store_memory: int = placement(_GIB // 2, gt=0)
+    """Bytes of shared memory of an embedded Ray; descriptions are small, so little is needed."""
+    executor: Literal["ray", "in_process"] = placement("ray")
+    """`in_process` runs the data stages without Ray, one partition after the other: same bytes."""
+    task_retries: int = placement(3, ge=0)
+    """How often a task is tried again after its worker or node was lost."""
+
+
+class Engine:
+    """Runs partitioned work; starts Ray when first needed and ends only what it started."""
+
+    def __init__(self, config: ClusterConfig, reporter: Reporter, *, train_cpus: int = 0) -> None:
+        """Nothing starts yet; `train_cpus` are logical CPUs that training will reserve."""
+        self.config = config
+        self.reporter = reporter
+        self._train_cpus = train_cpus
+        self._started = False
+
+    def map(
+        self,
+        task: Callable[[Item], Result],
+        items: Sequence[Item],
+        *,
+        name: str,
+        unit: str = "partitions",
+        weigh: Callable[[Item], int] = lambda _: 1,
+        num_cpus: float = 1.0,
+        memory: int | None = None,
+    ) -> list[Result]:
+        """Apply `task` to each item, anywhere; results in the order of the items.
+
+        Args:
+            task: a picklable function (a `functools.partial` of a module-level one).
+            items: picklable descriptions of partitions.
+            name: shown in progress and as the dataset's name in the Ray dashboard.
+            unit: what `weigh` counts, for progress.
+            weigh: units of work in an item.
+            num_cpus: logical CPUs a task.
+            memory: bytes that a task needs, for scheduling.
+
+        Raises:
+            GradsieveError: as raised by a task, from the first one that failed.
+        """
+        results: dict[int, Result] = {}
+        with self.reporter.bar(name, sum(map(weigh, items)), unit) as bar:
+            for index, result in self._stream(task, items, name, num_cpus, memory):
+                results[index] = result
+                bar.advance(weigh(items[index]))
+        if len(results) != len(items):
+            raise RunError(
+                "tasks ended without a result", where=name, expected=f"{len(items)} results", found=len(results)
+            )
+        return [results[index] for index in range(len(items))]
+
+    def on_one_node(
+        self, task: Callable[[Item], Result], item: Item, *, name: str, memory: int | None = None
+    ) -> Result:
+        """Run one task on a single node (the cluster's choice)."""
+        return self.map(task, [item], name=name, memory=memory)[0]
+
+    def dataset(self, artifact: Artifact, prefix: str, name: str) -> Any:
+        """Listed Parquet files of an artifact as a named, lazy Ray Dataset (one block a file)."""
+        self.ensure_ray()
+        import ray.data
+
+        paths = [file.path for file in artifact.files(prefix, ".parquet")]
+        dataset = ray.data.from_items([{"path": path} for path in paths], override_num_blocks=max(1, len(paths)))
+        opened = dataset.map_batches(_ReadTables(artifact), batch_format="pyarrow", batch_size=None)
+        opened.set_name(name)
+        return opened
+
+    def ensure_ray(self) -> None:
+        """Connect to the configured cluster, or embed Ray in this process; once."""
+        if self._started:
+            return
+        address = self.config.address or os.environ.get("RAY_ADDRESS")
+        mode = self.config.auth_mode or ("token" if address else "disabled")
+        os.environ.setdefault("RAY_AUTH_MODE", mode)
+        for key, value in _QUIET.items():
+            os.environ.setdefault(key, value)
+        warnings.filterwarnings("ignore", module="ray")
+        import ray
+        from ray.data import DataContext
+
+        if not ray.is_initialized():
+            if address:
+                ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+            else:
+                cpus = self.config.num_cpus or max(os.cpu_count() or 1, self._train_cpus + 2)
+                ray.init(
+                    address="local",
+                    num_cpus=cpus,
+                    include_dashboard=False,
+                    log_to_driver=False,
+                    logging_level=logging.ERROR,
+                    object_store_memory=self.config.object_store_memory,
+                )
+            self._ours = True
+        DataContext.get_current().enable_progress_bars = False
+        logging.getLogger("ray.data").setLevel(logging.ERROR)
+        logging.getLogger("ray.train").setLevel(logging.ERROR)
+        self._started = True
+
+    def shutdown(self) -> None:
+        """Leave the cluster, or end the embedded Ray."""
+        if self._started and getattr(self, "_ours", False):
+            import ray
+
+            ray.shutdown()
+        self._started = False
+
+    def _stream(
+        self,
+        task: Callable[[Item], Result],
+        items: Sequence[Item],
+        name: str,
+        num_cpus: float,
+        memory: int | None,
+    ) -> Iterator[tuple[int, Result]]:
+        if not items:
+            return
+        if self.config.executor == "in_process":
+            yield from ((index, task(item)) for index, item in enumerate(items))
+            return
+        self.ensure_ray()
+        import ray.data
+
+        rows = [{"index": index, "item": pickle.dumps(item)} for index, item in enumerate(items)]
+        dataset = ray.data.from_items(rows, override_num_blocks=len(rows))
+        done = dataset.map(_Call(task), num_cpus=num_cpus, memory=memory)
+        done.set_name(name.replace(" ", "_"))
+        for row in done.iter_rows():
+            failed, value = pickle.loads(row["result"])  # our own task's pickle, never input
+            if failed:
+                raise value
+            yield int(row["index"]), value
+
+
+class _Call:
+    """Runs a task in a worker; a user's error comes back as a value, so that it arrives unwrapped."""
+
+    def __init__(self, task: Callable[[Any], Any]) -> None:
+        self._task = task
+
+    def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
+        try:
+            outcome = (False, self._task(pickle.loads(row["item"])))
+        except GradsieveError as error:
+            outcome = (True, error)
+        return {"index": row["index"], "result": pickle.dumps(outcome)}
+
+
+class _ReadTables:
+    """Reads listed files where the block is wanted, through storage."""
+
+    def __init__(self, artifact: Artifact) -> None:
+        self._artifact = artifact
+
+    def __call__(self, batch: Any) -> Any:
+        import pyarrow as pa
+
+        return pa.concat_tables([self._artifact.read_table(path) for path in batch["path"].to_pylist()])
+
+
+_QUIET = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_TRAIN_ENABLE_STATE_TRACKING": "1",
+}

@@ -1,0 +1,117 @@
+"""What a stage is: a config, declared inputs and output, a plan, and one `run`."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Generic, TypeVar
+
+from pipeline.artifact import Artifact, ArtifactWriter, Counts, FileEntry
+from pipeline.config_base import Config
+from pipeline.engine import Engine
+from pipeline.progress import Reporter
+from pipeline.schema import Schema
+from pipeline.storage import Stat, Storage
+
+ConfigT = TypeVar("ConfigT", bound=Config)
+
+
+@dataclass(frozen=True)
+class External:
+    """Input from outside the run that a stage declares: a file, or all files below a folder."""
+
+    uri: str
+    identity: bool = True
+    """Whether its files enter the fingerprint; False where an input artifact vouches for the content."""
+    suffix: str = ""
+    """Only files with this ending."""
+    missing: str = "check the path in the config"
+    """What to do if nothing is there, shown to the user."""
+
+
+@dataclass(frozen=True)
+class ExternalFiles:
+    """An external input as listed when the graph was built."""
+
+    uri: str
+    files: tuple[Stat, ...]
+
+
+@dataclass(frozen=True)
+class Size:
+    """How large an artifact is, known or planned."""
+
+    rows: int
+    bytes: int
+
+
+@dataclass(frozen=True)
+class StagePlan:
+    """What a stage would do; unknowns are None."""
+
+    output: Size
+    partitions: int = 1
+    peak_task_bytes: int = 0
+    steps: int | None = None
+    gpu_hours: float = 0.0
+    cpu_hours: float = 0.0
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class StageContext:
+    """All that a stage may touch while it runs."""
+
+    inputs: Mapping[str, Artifact]
+    """By role; several artifacts of one kind have roles `kind/name`."""
+    external: Mapping[str, ExternalFiles]
+    output: ArtifactWriter
+    storage: Storage
+    """Limited to inputs, external inputs and output."""
+    engine: Engine
+    reporter: Reporter
+    seed: int
+
+
+@dataclass(frozen=True)
+class StageResult:
+    """What a stage made; the runner checks the counts and commits the manifest."""
+
+    files: tuple[FileEntry, ...]
+    summary: Mapping[str, Any] = field(default_factory=dict)
+    counts: Counts | None = None
+    timings: Mapping[str, float] = field(default_factory=dict)
+    """Seconds and other facts of this making; not part of the content."""
+
+
+class Stage(ABC, Generic[ConfigT]):
+    """One step of the pipeline; makes one artifact."""
+
+    version: ClassVar[int] = 1
+    """Raised whenever the same input and config give other bytes than before."""
+    takes: ClassVar[Mapping[str, Schema]]
+    """Role -> columns it reads; a role `scores` stands for every input `scores/<name>`."""
+    gives: ClassVar[Schema]
+
+    def __init__(self, config: ConfigT) -> None:
+        """Keep the stage's own config block; nothing is read yet."""
+        self.config = config
+
+    def external(self) -> Mapping[str, External]:
+        """Inputs from outside the run, by role."""
+        return {}
+
+    def preflight(self, external: Mapping[str, ExternalFiles], storage: Storage) -> None:
+        """Refuse what cannot work before any stage has started.
+
+        Raises:
+            UserError: the config does not fit its external inputs.
+        """
+        del external, storage
+
+    @abstractmethod
+    def plan(self, inputs: Mapping[str, Size], rates: Mapping[str, float]) -> StagePlan:
+        """Foretell size, memory and cost from the sizes of the inputs (roles as in `takes`)."""
+
+    @abstractmethod
+    def run(self, context: StageContext) -> StageResult:
+        """Do the work: read `context.inputs`, put parts through `context.output`, return their entries."""

@@ -1,0 +1,89 @@
+"""Files on a local or shared file system, with the same rules as an object store."""
+
+import fcntl
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from pipeline.storage import Stat
+
+
+class LocalBackend:
+    """Whole-file puts by write, fsync and link or rename: a reader sees all of a file or none of it."""
+
+    def read(self, uri: str, start: int, length: int | None) -> bytes:
+        """See `Backend.read`."""
+        with Path(uri).open("rb") as file:
+            file.seek(start)
+            return file.read(-1 if length is None else length)
+
+    def stat(self, uri: str) -> Stat:
+        """See `Backend.stat`."""
+        if not os.path.isfile(uri):
+            raise FileNotFoundError(uri)
+        info = os.stat(uri)
+        return Stat(uri, info.st_size, str(info.st_mtime_ns))
+
+    def list(self, uri: str) -> list[Stat]:
+        """See `Backend.list`; hidden files (parts of unfinished puts among them) are left out."""
+        found: list[Stat] = []
+        for folder, _, names in os.walk(uri):
+            found += [self.stat(os.path.join(folder, name)) for name in names if not name.startswith(".")]
+        return sorted(found)
+
+    def put(self, uri: str, data: bytes, *, overwrite: bool) -> None:
+        """See `Backend.put`."""
+        with _staged(Path(uri)) as temporary:
+            temporary.write_bytes(data)
+            _publish(temporary, Path(uri), overwrite=overwrite)
+
+    def put_file(self, uri: str, local: Path, *, overwrite: bool) -> None:
+        """See `Backend.put_file`."""
+        with _staged(Path(uri)) as temporary:
+            shutil.copyfile(local, temporary)
+            _publish(temporary, Path(uri), overwrite=overwrite)
+
+    def compare_and_swap(self, uri: str, old: bytes | None, new: bytes) -> bool:
+        """See `Backend.compare_and_swap`; writers of one folder take turns by a lock file."""
+        path = Path(uri)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with (path.parent / ".swap.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            current = path.read_bytes() if path.exists() else None
+            if current != old:
+                return False
+            self.put(uri, new, overwrite=True)
+            return True
+
+    def delete(self, uri: str) -> None:
+        """See `Backend.delete`."""
+        Path(uri).unlink(missing_ok=True)
+
+
+@contextmanager
+def _staged(target: Path) -> Iterator[Path]:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
+    os.close(handle)
+    try:
+        yield Path(name)
+    finally:
+        Path(name).unlink(missing_ok=True)
+
+
+def _publish(temporary: Path, target: Path, *, overwrite: bool) -> None:
+    os.chmod(temporary, 0o644)
+    with temporary.open("rb") as file:
+        os.fsync(file.fileno())
+    if overwrite:
+        os.replace(temporary, target)
+    else:
+        os.link(temporary, target)  # fails if the name is taken, which rename would not
+    folder = os.open(target.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
