@@ -48,6 +48,7 @@ class Engine:
         self.reporter = reporter
         self._train_cpus = train_cpus
         self._started = False
+        self._embedded = False
 
     def map(
         self,
@@ -128,7 +129,7 @@ class Engine:
                     logging_level=logging.ERROR,
                     object_store_memory=self.config.object_store_memory,
                 )
-            self._ours = True
+            self._embedded = True
         DataContext.get_current().enable_progress_bars = False
         logging.getLogger("ray.data").setLevel(logging.ERROR)
         logging.getLogger("ray.train").setLevel(logging.ERROR)
@@ -136,7 +137,7 @@ class Engine:
 
     def shutdown(self) -> None:
         """Leave the cluster, or end the embedded Ray."""
-        if self._started and getattr(self, "_ours", False):
+        if self._started and self._embedded:
             import ray
 
             ray.shutdown()

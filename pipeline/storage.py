@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import BinaryIO, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -156,11 +156,11 @@ class Storage:
             )
         return data
 
-    def open(self, uri: str, *, buffer_size: int = 8 << 20) -> BinaryIO:
+    def open(self, uri: str, *, buffer_size: int = 8 << 20) -> io.BufferedReader:
         """A seekable buffered reader that fetches ranges; for sequential and Parquet reads."""
         self._readable(uri)
         if not is_s3(uri):
-            return Path(uri).open("rb", buffering=min(buffer_size, 1 << 20))
+            return open(uri, "rb", buffering=min(buffer_size, 1 << 20))  # noqa: SIM115
         return io.BufferedReader(_RangeReader(self, uri, self.stat(uri).bytes), buffer_size)
 
     def stat(self, uri: str) -> Stat:

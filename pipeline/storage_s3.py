@@ -46,9 +46,10 @@ class S3Backend:
     def list(self, uri: str) -> list[Stat]:
         """See `Backend.list`."""
         bucket, key = _split(uri)
-        found, token = [], None
+        found: list[Stat] = []
+        token: str | None = None
         while True:
-            more = {"ContinuationToken": token} if token else {}
+            more: dict[str, str] = {"ContinuationToken": token} if token else {}
             page = self._fs(bucket).call_s3("list_objects_v2", Bucket=bucket, Prefix=key.rstrip("/") + "/", **more)
             found += [
                 Stat(f"s3://{bucket}/{entry['Key']}", int(entry["Size"]), entry["ETag"].strip('"'))

@@ -1,0 +1,65 @@
+"""Run a stage by hand: contexts and committed artifacts without a graph."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from pipeline.artifact import Artifact, ArtifactWriter, Manifest
+from pipeline.config_base import Config
+from pipeline.engine import ClusterConfig, Engine
+from pipeline.progress import Reporter
+from pipeline.stage import ExternalFiles, Stage, StageContext, StageResult
+from pipeline.storage import Storage, absolute
+
+
+def commit(root: Path, name: str, result: StageResult, storage: Storage | None = None) -> Artifact:
+    """What the runner does with a stage's result: check its counts, put the manifest."""
+    if result.counts is not None:
+        result.counts.check(name)
+    manifest = Manifest(name, "0" * 64, {}, result.files, result.summary, result.counts)
+    storage = storage or Storage()
+    storage.put(f"{root}/manifest.json", manifest.to_json())
+    return Artifact(str(root), Manifest.from_json(manifest.to_json(), str(root)), storage)
+
+
+def listed(uri: Path | str, suffix: str = "") -> ExternalFiles:
+    """An external input as the graph lists it."""
+    root = absolute(str(uri))
+    storage = Storage()
+    files = (storage.stat(root),) if Path(root).is_file() else tuple(storage.list(root, suffix=suffix))
+    return ExternalFiles(root, files)
+
+
+def context(
+    root: Path,
+    *,
+    inputs: Mapping[str, Artifact] | None = None,
+    external: Mapping[str, ExternalFiles] | None = None,
+    engine: Engine | None = None,
+    seed: int = 0,
+) -> StageContext:
+    """A context that writes below `root`, in-process unless an engine is given."""
+    reporter = Reporter()
+    return StageContext(
+        inputs=inputs or {},
+        external=external or {},
+        output=ArtifactWriter(str(root), Storage()),
+        storage=Storage(),
+        engine=engine or Engine(ClusterConfig(executor="in_process"), reporter),
+        reporter=reporter,
+        seed=seed,
+    )
+
+
+def run_stage(
+    stage: Stage[Config],
+    root: Path,
+    name: str,
+    *,
+    inputs: Mapping[str, Artifact] | None = None,
+    external: Mapping[str, ExternalFiles] | None = None,
+    engine: Engine | None = None,
+    seed: int = 0,
+) -> Artifact:
+    """Run a stage and commit what it made."""
+    result = stage.run(context(root, inputs=inputs, external=external, engine=engine, seed=seed))
+    return commit(root, name, result)

@@ -1,0 +1,23 @@
+"""One embedded Ray for the whole session, and an environment without surprises."""
+
+import os
+from collections.abc import Iterator
+
+import pytest
+
+os.environ["RAY_AUTH_MODE"] = "disabled"
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+os.environ["RAY_TRAIN_HEALTH_CHECK_INTERVAL_S"] = "0.5"
+
+
+@pytest.fixture(scope="session")
+def ray_engine() -> "Iterator[object]":
+    """An engine on an embedded Ray that all tests of the session share."""
+    from pipeline.engine import ClusterConfig, Engine
+    from pipeline.progress import Reporter
+
+    engine = Engine(ClusterConfig(num_cpus=6), Reporter())
+    engine.ensure_ray()
+    yield engine
+    engine.shutdown()
