@@ -160,7 +160,7 @@ class Storage:
         """A seekable buffered reader that fetches ranges; for sequential and Parquet reads."""
         self._readable(uri)
         if not is_s3(uri):
-            return open(uri, "rb", buffering=min(buffer_size, 1 << 20))  # noqa: SIM115
+            return io.BufferedReader(io.FileIO(uri), min(buffer_size, 1 << 20))
         return io.BufferedReader(_RangeReader(self, uri, self.stat(uri).bytes), buffer_size)
 
     def stat(self, uri: str) -> Stat:
