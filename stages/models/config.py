@@ -1,0 +1,116 @@
+"""Which CLIP model: an architecture that open_clip knows by name, or one written out in the config."""
+
+from difflib import get_close_matches
+from typing import Any, Literal
+
+from pydantic import model_validator
+
+from pipeline.config_base import Config
+from stages.models.architecture import architecture_names, named_architecture, tower_fields
+
+SIMPLE_VOCABULARY = 49408
+"""Token ids of open_clip's byte-pair tokenizer, which comes without a download."""
+
+
+class ModelConfig(Config):
+    """A CLIP model: `name` alone, or `embed_dim`, `vision_cfg` and `text_cfg` as in open_clip's own files."""
+
+    name: str | None = None
+    """An architecture of open_clip, such as ViT-B-32."""
+    embed_dim: int | None = None
+    """Width of the space that both towers share."""
+    vision_cfg: dict[str, Any] | None = None
+    """Image tower: layers, width, head_width, patch_size, image_size, and what else open_clip takes."""
+    text_cfg: dict[str, Any] | None = None
+    """Text tower: layers, width, heads, context_length, and what else open_clip takes."""
+    quick_gelu: bool = False
+    """Use OpenAI's approximation of GELU (inline models only; named ones say it by their name)."""
+    custom_text: bool = False
+    """Keep the text tower in a module of its own, as open_clip's CustomTextCLIP does (inline models only)."""
+    init_logit_scale: float | None = None
+    """Logarithm of the initial inverse temperature; by default open_clip's ln(1 / 0.07) (inline models only)."""
+    init_logit_bias: float | None = None
+    """Initial bias of the logits; by default none (inline models only)."""
+    nonscalar_logit_scale: bool = False
+    """Keep logit_scale as a vector of one element instead of a scalar (inline models only)."""
+
+    @model_validator(mode="after")
+    def _one_way_to_say_it(self) -> "ModelConfig":
+        inline = [key for key in type(self).model_fields if key != "name" and key in self.model_fields_set]
+        if self.name is not None:
+            if inline:
+                raise ValueError(f"give `name` alone or the architecture, not both: {', '.join(inline)}")
+            if self.name.replace("/", "-") not in architecture_names():
+                raise ValueError(f"open_clip has no architecture {self.name!r}{_nearest(self.name)}")
+        else:
+            missing = [key for key in ("embed_dim", "vision_cfg", "text_cfg") if getattr(self, key) is None]
+            if missing:
+                raise ValueError(f"a model needs `name`, or `embed_dim`, `vision_cfg`, `text_cfg`; missing: {missing}")
+            self._check_towers()
+        if "multimodal_cfg" in self.architecture:
+            raise ValueError(f"{self.name} is not a plain two-tower model; use one without `multimodal_cfg`")
+        size = self._tower("vision_cfg")["image_size"]
+        if not isinstance(size, int) and (len(size) != 2 or size[0] != size[1]):
+            raise ValueError(f"vision_cfg.image_size must be square, found {size}")
+        return self
+
+    def _check_towers(self) -> None:
+        towers: tuple[Literal["vision_cfg", "text_cfg"], ...] = ("vision_cfg", "text_cfg")
+        for tower in towers:
+            known = tower_fields(tower)
+            for key in getattr(self, tower):
+                if key not in known:
+                    close = get_close_matches(key, known, n=1)
+                    nearest = f"; nearest: {close[0]}" if close else ""
+                    raise ValueError(f"{tower} has no key {key!r}{nearest}")
+        text = self._tower("text_cfg")
+        if not text["hf_tokenizer_name"] and text["vocab_size"] < SIMPLE_VOCABULARY:
+            raise ValueError(
+                f"text_cfg.vocab_size must be at least {SIMPLE_VOCABULARY} for the built-in tokenizer, "
+                f"found {text['vocab_size']}"
+            )
+        vision = self._tower("vision_cfg")
+        if (
+            isinstance(vision["layers"], int)
+            and not vision["timm_model_name"]
+            and vision["width"] < vision["head_width"]
+        ):
+            raise ValueError(
+                f"vision_cfg.width ({vision['width']}) gives no attention head of head_width ({vision['head_width']})"
+            )
+
+    @property
+    def architecture(self) -> dict[str, Any]:
+        """What open_clip calls `model_cfg`: a fresh dict, keys at their defaults left out."""
+        if self.name is not None:
+            return named_architecture(self.name.replace("/", "-"))
+        literal = self.model_dump(exclude={"name"}, exclude_defaults=True)
+        return {"embed_dim": self.embed_dim, **literal}
+
+    @property
+    def image_size(self) -> int:
+        """Side of the square image, in pixels."""
+        size = self._tower("vision_cfg")["image_size"]
+        return int(size if isinstance(size, int) else size[0])
+
+    @property
+    def context_length(self) -> int:
+        """Tokens of a caption, start and end tokens included."""
+        return int(self._tower("text_cfg")["context_length"])
+
+    @property
+    def num_tokens(self) -> int | None:
+        """Tokens of an image: patches and the class token; None where open_clip leaves it to timm."""
+        vision = self._tower("vision_cfg")
+        if vision["timm_model_name"]:
+            return None
+        patch = vision["patch_size"] if isinstance(vision["layers"], int) else 32  # ResNets shrink by 32
+        return (self.image_size // int(patch)) ** 2 + 1
+
+    def _tower(self, tower: Literal["vision_cfg", "text_cfg"]) -> dict[str, Any]:
+        return {**tower_fields(tower), **self.architecture[tower]}
+
+
+def _nearest(name: str) -> str:
+    close = get_close_matches(name, architecture_names(), n=3)
+    return f"; nearest: {', '.join(close)}" if close else ""

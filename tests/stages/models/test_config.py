@@ -1,0 +1,69 @@
+import pytest
+from pydantic import ValidationError
+
+from stages.models.config import ModelConfig
+from tests.stages.models.tiny import TINY
+
+
+def _inline(**changes):
+    body = {"embed_dim": 16, "vision_cfg": {"image_size": 16, "patch_size": 8}, "text_cfg": {"context_length": 12}}
+    return ModelConfig(**{**body, **changes})
+
+
+def test_inline_model_tells_its_sizes():
+    assert (TINY.image_size, TINY.context_length, TINY.num_tokens) == (16, 12, 5)
+
+
+def test_inline_model_without_sizes_has_open_clips_defaults():
+    config = ModelConfig(embed_dim=8, vision_cfg={}, text_cfg={})
+    assert (config.image_size, config.context_length, config.num_tokens) == (224, 77, 197)
+
+
+@pytest.mark.parametrize(
+    ("name", "tokens"), [("ViT-B-32", 50), ("ViT-L-14-336", 577), ("RN50", 50), ("ViT-B-16-SigLIP", None)]
+)
+def test_named_model_counts_image_tokens(name, tokens):
+    assert ModelConfig(name=name).num_tokens == tokens
+
+
+def test_image_size_as_a_pair_counts_as_its_side():
+    assert _inline(vision_cfg={"image_size": [32, 32], "patch_size": 8}).image_size == 32
+
+
+def test_architecture_leaves_defaults_out_and_keeps_the_rest():
+    config = _inline(quick_gelu=True)
+    assert config.architecture == {
+        "embed_dim": 16,
+        "vision_cfg": {"image_size": 16, "patch_size": 8},
+        "text_cfg": {"context_length": 12},
+        "quick_gelu": True,
+    }
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"vision_cfg": {"layer": 2}}, "vision_cfg has no key 'layer'; nearest: layers"),
+        ({"text_cfg": {"contxt_length": 2}}, "nearest: context_length"),
+        ({"text_cfg": {"vocab_size": 1000}}, "vocab_size must be at least 49408"),
+        ({"vision_cfg": {"image_size": [32, 16]}}, "must be square"),
+        ({"vision_cfg": {"width": 32}}, "no attention head"),
+        ({"name": "ViT-B-32"}, "not both"),
+        ({"embed_dim": None}, "missing: \\['embed_dim'\\]"),
+        ({"layers": 3}, "Extra inputs"),
+        ({"embed_dim": "16"}, "valid integer"),
+    ],
+)
+def test_wrong_inline_model_is_refused_with_the_reason(changes, message):
+    with pytest.raises(ValidationError, match=message):
+        _inline(**changes)
+
+
+def test_unknown_name_is_refused_with_the_nearest():
+    with pytest.raises(ValidationError, match=r"'VIT-B-33'; nearest: ViT-B-32|ViT-B-33"):
+        ModelConfig(name="ViT-B-33")
+
+
+def test_generative_model_is_refused():
+    with pytest.raises(ValidationError, match="two-tower"):
+        ModelConfig(name="coca_ViT-B-32")
