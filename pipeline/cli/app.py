@@ -1,0 +1,73 @@
+"""The `gradsieve` command: what it offers, and how errors and exit codes leave it."""
+
+import sys
+import traceback
+from collections.abc import Sequence
+from typing import Annotated
+
+import click
+import typer
+
+from pipeline import __version__
+from pipeline.cli import inspect as inspect_commands
+from pipeline.cli import pool as pool_commands
+from pipeline.cli import run as run_command
+from pipeline.errors import GradsieveError
+
+app = typer.Typer(
+    name="gradsieve",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+    help="""Decide which image-text pairs of a web-crawled pool are worth training on.
+
+Try it: `gradsieve pool make data/demo`, then `gradsieve run demo.yaml`.
+
+Exit codes: 0 ok, 1 the run failed, 2 the configuration or an input is at fault, 3 another run holds the output,
+130 interrupted.""",
+)
+app.command("run")(run_command.run)
+app.command("status")(inspect_commands.status)
+app.command("explain")(inspect_commands.explain)
+app.add_typer(pool_commands.app, name="pool")
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"gradsieve {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Show it.")] = False,
+) -> None:
+    del version
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run a command and exit with its code; a fault of the user's is one message, never a traceback."""
+    try:
+        app(list(arguments) if arguments is not None else None, standalone_mode=False)
+    except GradsieveError as error:
+        _fail(str(error), error.exit_code)
+    except click.exceptions.Exit as leave:
+        sys.exit(leave.exit_code)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except (KeyboardInterrupt, click.exceptions.Abort):
+        _fail("interrupted; the same command goes on from here", 130)
+    except Exception as error:  # a defect of ours: short on the screen, whole where a developer can find it
+        traceback.print_exc()
+        _fail(f"unexpected {type(error).__name__}: {error}\n  next: please report this with the lines above", 1)
+
+
+def _fail(message: str, code: int) -> None:
+    typer.echo(f"error: {message}" if code != 130 else message, err=True)
+    sys.exit(code)
+
+
+if __name__ == "__main__":
+    main()

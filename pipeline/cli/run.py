@@ -1,0 +1,44 @@
+"""`gradsieve run`: a configuration in, a subset and shards out."""
+
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from pipeline.curation import Curation
+from pipeline.progress import Reporter
+from pipeline.storage import Storage, StorageConfig
+from pipeline.yaml_config import read_config_text, shipped_names
+
+
+def run(
+    config: Annotated[str, typer.Argument(help=f"Shipped name ({', '.join(shipped_names())}), path or s3:// URI.")],
+    overrides: Annotated[list[str] | None, typer.Argument(help="`key.path=value` for any field.")] = None,
+    plan: Annotated[
+        bool, typer.Option("--plan", help="Say what would run and what it would cost; do nothing.")
+    ] = False,
+    until: Annotated[str | None, typer.Option("--until", metavar="STAGE", help="Stop after this stage.")] = None,
+) -> None:
+    """Run a configuration, or what is left of it.
+
+    What is finished is never done twice: run the same command again after a crash, or after a change to the
+    configuration, and only what depends on the change runs.
+
+    Examples:
+
+    * `gradsieve run demo.yaml`
+
+    * `gradsieve run demo.yaml output=runs/half select.rule.top.fraction=0.5`
+
+    * `gradsieve run medium.yaml pool.path=s3://bucket/pool/shards pool.metadata=s3://bucket/pool/metadata --plan`
+
+    * `gradsieve run my.yaml --until train`
+    """
+    reporter = Reporter()
+    text = read_config_text(config, Storage(StorageConfig()))
+    curation = Curation.from_text(text, overrides or [], config, reporter)
+    if plan:
+        Console().print(curation.plan_table(until))
+        return
+    for line in curation.run(until):
+        typer.echo(line)

@@ -1,0 +1,125 @@
+"""One curation run from its configuration text to the lines that tell what came of it."""
+
+import fcntl
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from rich.table import Table
+
+from pipeline.artifact import Artifact
+from pipeline.config import RunConfig
+from pipeline.engine import Engine
+from pipeline.errors import GradsieveError, LockedError
+from pipeline.graph import Graph, Place, upto
+from pipeline.nodes import assemble, check_voters
+from pipeline.plan import check_limits, make_plan, plan_table
+from pipeline.progress import Reporter
+from pipeline.run_record import RunRecord
+from pipeline.runner import Runner, check_end_to_end
+from pipeline.storage import Storage, absolute, is_s3, join
+from pipeline.yaml_config import load_config
+
+
+class Curation:
+    """A checked configuration with its graph."""
+
+    def __init__(self, config: RunConfig, reporter: Reporter) -> None:
+        """Resolve places and check what can be known from the configuration alone.
+
+        Raises:
+            UserError: the configuration cannot work.
+        """
+        self.config = config
+        self.reporter = reporter
+        output = absolute(config.output)
+        store = absolute(config.store) if config.store else join(output, "store")
+        self.place = Place(output, store, Storage(config.storage))
+        self.nodes = assemble(config)
+        check_voters(config)
+
+    @classmethod
+    def from_text(cls, text: str, overrides: Sequence[str], where: str, reporter: Reporter) -> "Curation":
+        """Parse a configuration text with overrides; `where` names it in messages."""
+        return cls(load_config(RunConfig, text, overrides, where), reporter)
+
+    def graph(self, until: str | None = None) -> Graph:
+        """The graph up to a stage's label, or whole."""
+        return Graph(upto(self.nodes, until) if until else self.nodes, self.place, self.config.seed)
+
+    def plan_table(self, until: str | None = None) -> Table:
+        """What would run, and what it would cost."""
+        graph = self.graph(until)
+        rates = self.config.plan.rates
+        return plan_table(make_plan(graph, graph.done(tolerate_missing=True), rates), rates)
+
+    def run(self, until: str | None = None) -> list[str]:
+        """Run what is undone; lines for people: where results are, and what was found.
+
+        Raises:
+            GradsieveError: the run failed or was refused.
+        """
+        graph = self.graph(until)
+        done = graph.done()
+        if len(done) == len(graph.nodes):
+            self.reporter.say("everything is done already")
+            return self._closing_lines(done)
+        check_limits(make_plan(graph, done, self.config.plan.rates), self.config.limits, self.config.plan.rates)
+        with locked(self.place.output):
+            engine = Engine(self.config.cluster, self.reporter, train_cpus=self.config.train.num_workers)
+            runner = Runner(graph, engine, self.reporter, self.config.limits)
+            runner.preflight(done)
+            names = [node.name for node in graph.nodes]
+            record = RunRecord(self.place.output, self.place.storage, self.config.model_dump(mode="json"), names)
+            try:
+                finished = runner.run(record)
+                check_end_to_end(finished)
+            except GradsieveError as error:
+                record.finish("failed", str(error))
+                raise
+            except BaseException as error:
+                record.finish("interrupted" if isinstance(error, KeyboardInterrupt) else "failed", repr(error))
+                raise
+            finally:
+                engine.shutdown()
+            record.finish("done")
+        return self._closing_lines(finished)
+
+    def _closing_lines(self, finished: dict[str, Artifact]) -> list[str]:
+        output = self.place.output
+        lines = [""]
+        if "report" in finished:
+            lines.append(f"report  {join(output, 'report', 'index.html')}")
+        if "subset" in finished:
+            lines.append(f"subset  {join(output, 'subset', 'sample_ids.npy')}")
+        if "shards" in finished:
+            lines.append(f"shards  {join(output, 'shards')}")
+        if "report" in finished:
+            from stages.report.findings import findings
+
+            summary = json.loads(finished["report"].read_bytes("summary.json"))
+            lines += ["", *(f"- {finding}" for finding in findings(summary))]
+        return lines
+
+
+@contextmanager
+def locked(output: str) -> Iterator[None]:
+    """Hold a local output folder for this process.
+
+    Raises:
+        LockedError: another run holds it.
+    """
+    if is_s3(output):
+        yield  # an immutable store and compare-and-swap manifests keep two runs from harming each other
+        return
+    folder = Path(output)
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".run.lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise LockedError(
+                "another run is writing here", where=output, next_step="wait for it, or choose another `output`"
+            ) from None
+        yield

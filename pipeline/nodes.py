@@ -1,0 +1,227 @@
+"""From a configuration to the nodes of its graph: which stages there are and what feeds what."""
+
+import math
+
+from pipeline.config import RunConfig
+from pipeline.config_base import Config
+from pipeline.graph import Node
+from stages.train.reference_config import phase_train_config
+
+
+class NoConfig(Config):
+    """For stages that have nothing to configure."""
+
+
+def assemble(config: RunConfig) -> list[Node]:
+    """All nodes in an order in which they can run."""
+    lineage = _lineage(config)
+    mimic = Node(
+        "training/mimic",
+        "train",
+        "stages.train.stage:TrainStage",
+        config.train,
+        {"pool": "pool", "reference": "reference", **_init(config)},
+        {"pool_path": config.pool.path, "on_uninformative": config.reference.on_uninformative},
+        seeded=True,
+    )
+    gather = Node(
+        "scores/mimic",
+        "train",
+        "stages.train.gather:GatherStage",
+        NoConfig(),
+        {"pool": "pool", "training": "training/mimic"},
+    )
+    selectors = [_selector(config, name) for name in sorted(config.selectors)]
+    scores = {node.name: node.name for node in (gather, *selectors)}
+    front = [Node("pool", "pool", "stages.pool.stage:PoolStage", config.pool, seeded=config.pool.sample < 1)]
+    curate = _curation(config, scores)
+    retrained = _retraining(config)
+    return [*front, *lineage, mimic, gather, *selectors, *curate, *retrained, *_judgement(config, scores, retrained)]
+
+
+def num_visits(config: RunConfig) -> dict[str, int]:
+    """Selector name -> how often it scores a sample, as far as the configuration tells."""
+    if config.train.epochs is not None:
+        epochs = config.train.epochs
+    else:
+        pool = config.pool.expected_samples
+        epochs = math.ceil((config.train.samples_seen or 1) / pool) if pool else 1
+    visits = {name: epochs if selector.kind == "loss" else 1 for name, selector in config.selectors.items()}
+    return {"mimic": epochs, **visits}
+
+
+def check_voters(config: RunConfig) -> None:
+    """Refuse a label model with too few voters before any work.
+
+    Raises:
+        UserError: `aggregate.method: label_model` with fewer than three voters.
+    """
+    config.aggregate.check_num_voters(config.binarize.num_voters(num_visits(config)))
+
+
+def _init(config: RunConfig) -> dict[str, str]:
+    return {"init": "training/base"} if config.reference.base is not None else {}
+
+
+def _lineage(config: RunConfig) -> list[Node]:
+    """Base, tuned and reference: where the weights to mimic come from."""
+    reference = config.reference
+    nodes = []
+    place = {"pool_path": config.pool.path}
+    if reference.base is not None:
+        phase = phase_train_config(config.train, reference.base)
+        nodes.append(
+            Node(
+                "training/base",
+                "reference",
+                "stages.train.stage:TrainStage",
+                phase,
+                {"pool": "pool"},
+                place,
+                seeded=True,
+            )
+        )
+    inputs = {"pool": "pool", **_init(config)}
+    if reference.tune is not None:
+        nodes.append(
+            Node(
+                "training/tuned",
+                "reference",
+                "stages.train.stage:TrainStage",
+                phase_train_config(config.train, reference.tune),
+                {"pool": "pool", **_init(config)},
+                {**place, "samples": reference.trusted},
+                seeded=True,
+            )
+        )
+        inputs["weights"] = "training/tuned"
+    nodes.append(
+        Node(
+            "reference",
+            "reference",
+            "stages.train.reference:ReferenceStage",
+            reference,
+            inputs,
+            {**place, "train": config.train},
+            seeded=True,
+        )
+    )
+    return nodes
+
+
+def _selector(config: RunConfig, name: str) -> Node:
+    selector = config.selectors[name]
+    sources = {"pool": "pool", "training": "training/mimic", "reference": "reference"}
+    kind = selector.kind
+    return Node(
+        f"scores/{name}",
+        "selectors",
+        f"stages.selectors.{kind}:{''.join(word.capitalize() for word in kind.split('_'))}Selector",
+        selector,
+        {role: sources[role] for role in selector.roles()},
+        {"name": name, "pool_path": config.pool.path},
+    )
+
+
+def _curation(config: RunConfig, scores: dict[str, str]) -> list[Node]:
+    """Votes, decisions, subset, shards."""
+    nodes = [
+        Node("votes", "binarize", "stages.binarize:BinarizeStage", config.binarize, {"pool": "pool", **scores}),
+        Node(
+            "decisions",
+            "aggregate",
+            "stages.aggregate:AggregateStage",
+            config.aggregate,
+            {"votes": "votes", **scores},
+            {"select_fraction": config.select.final_fraction()},
+            seeded=True,
+        ),
+        Node(
+            "subset",
+            "select",
+            "stages.select:SelectStage",
+            config.select,
+            {"pool": "pool", "decisions": "decisions", **scores},
+            {"metadata": config.pool.metadata},
+            deliverable=True,
+        ),
+    ]
+    if config.reshard != "off":
+        nodes.append(
+            Node(
+                "shards",
+                "reshard",
+                "stages.reshard:ReshardStage",
+                config.reshard,
+                {"pool": "pool", "subset": "subset"},
+                {"pool_path": config.pool.path},
+                deliverable=True,
+            )
+        )
+    return nodes
+
+
+def _retraining(config: RunConfig) -> list[Node]:
+    """The proof of a filter: the same recipe on the kept subset and on a random one of the same size."""
+    if config.evaluate == "off" or config.evaluate.retrain is None:
+        return []
+    recipe = phase_train_config(config.train, config.evaluate.retrain)
+    place = {"pool_path": config.pool.path}
+    drawn = Node(
+        "subset_random",
+        "evaluate",
+        "stages.evaluate_retrain:RandomSubsetStage",
+        NoConfig(),
+        {"pool": "pool", "subset": "subset"},
+        seeded=True,
+    )
+    trained = [
+        Node(
+            f"training/{name}",
+            "evaluate",
+            "stages.train.stage:TrainStage",
+            recipe,
+            {"pool": "pool", "subset": subset},
+            place,
+            seeded=True,
+        )
+        for name, subset in (("kept", "subset"), ("random", "subset_random"))
+    ]
+    return [drawn, *trained]
+
+
+def _judgement(config: RunConfig, scores: dict[str, str], retrained: list[Node]) -> list[Node]:
+    """Evaluation and report."""
+    trainings = {"training/mimic": "training/mimic"}
+    if config.reference.base is not None:
+        trainings["training/base"] = "training/base"
+    if config.reference.tune is not None:
+        trainings["training/tuned"] = "training/tuned"
+    trainings |= {node.name: node.name for node in retrained if node.name.startswith("training/")}
+    nodes = []
+    if config.evaluate != "off":
+        nodes.append(
+            Node(
+                "evaluation",
+                "evaluate",
+                "stages.evaluate:EvaluateStage",
+                config.evaluate,
+                {"reference": "reference", **trainings},
+                deliverable=True,
+            )
+        )
+    sources = ["pool", "reference", "votes", "decisions", "subset"]
+    sources += ["shards"] if config.reshard != "off" else []
+    sources += ["evaluation"] if nodes else []
+    nodes.append(
+        Node(
+            "report",
+            "report",
+            "stages.report.stage:ReportStage",
+            config.report,
+            {**{name: name for name in sources}, **trainings, **scores},
+            {"pool_path": config.pool.path},
+            deliverable=True,
+        )
+    )
+    return nodes

@@ -1,0 +1,24 @@
+"""What work costs, as far as `--plan` knows: measured rates and prices, each of them a field to override."""
+
+from pipeline.config_base import Config, placement
+
+
+class RatesConfig(Config):
+    """Constants of the cost model; units are in the names."""
+
+    train_samples_per_second_per_gpu: float = placement(2200.0, gt=0)
+    """ViT-B-32, amp_bf16, one A100-class GPU, loader included."""
+    score_samples_per_second_per_gpu: float = placement(4500.0, gt=0)
+    """Forward passes only."""
+    index_bytes_per_second_per_cpu: float = placement(150e6, gt=0)
+    """Reading and checking tars."""
+    rows_per_second_per_cpu: float = placement(10e6, gt=0)
+    """Vectorised passes over uid-keyed tables."""
+    copy_bytes_per_second_per_cpu: float = placement(200e6, gt=0)
+    """Resharding."""
+    bytes_per_sample: float = placement(35e3, gt=0)
+    """Of a pool that cannot be listed yet; DataComp's medium pool has 4.5 TB for 128M pairs."""
+    usd_per_gpu_hour: float = placement(2.5, ge=0)
+    """Price of one GPU for an hour."""
+    usd_per_cpu_hour: float = placement(0.05, ge=0)
+    """Price of one CPU core for an hour."""

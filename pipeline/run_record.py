@@ -1,0 +1,110 @@
+"""`<output>/run.json`: what a run is, how far it came, and where its artifacts lie."""
+
+import json
+import platform
+import sys
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+from pipeline.artifact import Artifact, Manifest, canonical_json, sha256_hex
+from pipeline.errors import RunError, UserError
+from pipeline.storage import Storage, absolute, join, relative
+
+RECORD_NAME = "run.json"
+_PACKAGES = ("gradsieve", "ray", "torch", "open_clip_torch", "polars", "pyarrow", "snorkel", "numpy", "pillow")
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of the packages that can change a result, without importing them."""
+    found = {"python": platform.python_version()}
+    for package in _PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = "not installed"
+    return found
+
+
+def now() -> str:
+    """UTC, to the second, ISO 8601."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+class RunRecord:
+    """Written by the one driver of a run at each change; read by `status`, `explain` and the report."""
+
+    def __init__(self, output: str, storage: Storage, config: Mapping[str, Any], stage_names: list[str]) -> None:
+        """Start a record; nothing is written yet."""
+        self._uri = join(output, RECORD_NAME)
+        self._output = output
+        self._storage = storage
+        self.body: dict[str, Any] = {
+            "config": dict(config),
+            "config_digest": sha256_hex(canonical_json(config)),
+            "argv": sys.argv[1:],
+            "versions": versions(),
+            "started": now(),
+            "finished": None,
+            "state": "running",
+            "error": None,
+            "stages": {name: {"state": "waiting"} for name in stage_names},
+        }
+
+    def stage(self, name: str, state: str, artifact: Artifact | None = None, manifest_uri: str | None = None) -> None:
+        """Note a change of one stage and write the record."""
+        entry = self.body["stages"].setdefault(name, {})
+        entry.update({"state": state, "since": now()})
+        if artifact is not None and manifest_uri is not None:
+            entry["root"] = self._portable(artifact.root)
+            entry["manifest"] = self._portable(manifest_uri)
+            entry["rows"] = sum(file.rows for file in artifact.manifest.files)
+            entry["seconds"] = artifact.manifest.made_by.get("seconds")
+        self._write()
+
+    def finish(self, state: str, error: str | None = None) -> None:
+        """Note how the run ended and write the record."""
+        self.body.update({"state": state, "error": error, "finished": now()})
+        self._write()
+
+    def _portable(self, uri: str) -> str:
+        """Relative to the output where it lies below it, so that a copied run still finds its parts."""
+        return relative(self._output, uri) if uri.startswith(self._output + "/") else uri
+
+    def _write(self) -> None:
+        self._storage.put(self._uri, json.dumps(self.body, indent=1, ensure_ascii=False).encode())
+
+
+def read_record(run: str, storage: Storage) -> dict[str, Any]:
+    """The record of a run by its output folder or URI.
+
+    Raises:
+        UserError: there is no run.
+    """
+    uri = join(absolute(run), RECORD_NAME)
+    try:
+        body: dict[str, Any] = json.loads(storage.read_bytes(uri))
+    except FileNotFoundError:
+        raise UserError(
+            "no run here", where=uri, expected="the output folder of a run", next_step="gradsieve run CONFIG"
+        ) from None
+    except ValueError as error:
+        raise RunError("the run's record is damaged", where=uri, found=error) from error
+    return body
+
+
+def open_artifacts(run: str, storage: Storage) -> dict[str, Artifact]:
+    """All finished artifacts of a run, by name, from its storage alone."""
+    output = absolute(run)
+    found = {}
+    for name, entry in read_record(run, storage)["stages"].items():
+        if "manifest" in entry:
+            uri = _resolve(output, entry["manifest"])
+            manifest = Manifest.from_json(storage.read_bytes(uri), uri)
+            found[name] = Artifact(_resolve(output, entry["root"]), manifest, storage)
+    return found
+
+
+def _resolve(output: str, uri: str) -> str:
+    return uri if uri.startswith(("/", "s3://")) else join(output, uri)

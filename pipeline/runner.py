@@ -1,0 +1,204 @@
+"""Runs a graph: skip what is done, check everything first, run the rest, commit each manifest last."""
+
+import json
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+
+from pipeline.artifact import Artifact, ArtifactWriter, Manifest, canonical_json
+from pipeline.config import LimitsConfig
+from pipeline.engine import Engine
+from pipeline.errors import RunError
+from pipeline.graph import Graph, Node, is_replacing
+from pipeline.progress import Reporter
+from pipeline.run_record import RunRecord, versions
+from pipeline.stage import ExternalFiles, StageContext, StageResult
+from pipeline.storage import AlreadyExistsError, Storage, join
+
+
+class Runner:
+    """Executes the undone nodes of a graph, one after the other, in one process."""
+
+    def __init__(self, graph: Graph, engine: Engine, reporter: Reporter, limits: LimitsConfig) -> None:
+        """Nothing is touched yet."""
+        self._graph = graph
+        self._engine = engine
+        self._reporter = reporter
+        self._limits = limits
+        self._place = graph.place
+
+    def preflight(self, done: Mapping[str, Artifact]) -> None:
+        """Let every undone stage refuse what cannot work, before the first one starts.
+
+        Raises:
+            UserError: from the first stage that does not fit its input.
+        """
+        for node in self._graph.nodes:
+            if node.name not in done:
+                external = self._graph.external(node)
+                scope = [files.uri for files in external.values()]
+                self._graph.stages[node.name].preflight(external, self._place.storage.limited(scope, []))
+
+    def run(self, record: RunRecord) -> dict[str, Artifact]:
+        """Run what is undone; the finished artifacts by node name.
+
+        Raises:
+            GradsieveError: from the stage that failed; what was finished before it stays.
+        """
+        started = time.monotonic()
+        finished: dict[str, Artifact] = {}
+        for node in self._graph.nodes:
+            self._check_time(started, node)
+            inputs = {role: finished[source] for role, source in node.inputs.items()}
+            external = self._graph.external(node)
+            fingerprint = self._graph.fingerprint(node, inputs, external)
+            uri = self._place.manifest_uri(node, fingerprint)
+            artifact = self._place.find(node, fingerprint)
+            if artifact is not None:
+                record.stage(node.name, "reused", artifact, uri)
+            else:
+                record.stage(node.name, "running")
+                self._reporter.say(f"{node.name}: running")
+                try:
+                    artifact = self._run_node(node, inputs, external, fingerprint)
+                except BaseException:
+                    record.stage(node.name, "failed")
+                    raise
+                record.stage(node.name, "done", artifact, uri)
+                self._reporter.say(f"{node.name}: {_outcome(artifact)}")
+            finished[node.name] = artifact
+        return finished
+
+    def _run_node(
+        self, node: Node, inputs: Mapping[str, Artifact], external: Mapping[str, ExternalFiles], fingerprint: str
+    ) -> Artifact:
+        begun = time.time()
+        root = self._place.root(node, fingerprint)
+        readable = [artifact.root for artifact in inputs.values()] + [files.uri for files in external.values()]
+        storage = self._place.storage.limited(readable, [root])
+        uri = self._place.manifest_uri(node, fingerprint)
+        claim = _claim_deliverable(self._place.storage, uri, fingerprint) if node.deliverable else None
+        context = StageContext(
+            inputs={role: replace(artifact, storage=storage) for role, artifact in inputs.items()},
+            external=external,
+            output=ArtifactWriter(root, storage, overwrite=node.deliverable),
+            storage=storage,
+            engine=self._engine,
+            reporter=self._reporter,
+            seed=self._graph.seed,
+        )
+        result = self._graph.stages[node.name].run(context)
+        if result.counts is not None:
+            result.counts.check(node.name)
+        manifest = _manifest(node, fingerprint, inputs, result, time.time() - begun)
+        if claim is not None:
+            self._place.storage.compare_and_swap(uri, claim, manifest.to_json())
+            _remove_superseded(self._place.storage, root, claim, manifest)
+            return Artifact(root, manifest, self._place.storage)
+        return self._commit_once(node, root, uri, manifest)
+
+    def _commit_once(self, node: Node, root: str, uri: str, manifest: Manifest) -> Artifact:
+        try:
+            self._place.storage.put_once(uri, manifest.to_json())
+        except AlreadyExistsError:
+            first = Manifest.from_json(self._place.storage.read_bytes(uri), uri)
+            if first.content != manifest.content:
+                self._reporter.warn(
+                    f"{node.name}: another run finished this first, with other bytes; its result is used"
+                )
+            return Artifact(root, first, self._place.storage)
+        return Artifact(root, manifest, self._place.storage)
+
+    def _check_time(self, started: float, node: Node) -> None:
+        hours = (time.monotonic() - started) / 3600
+        if self._limits.hours is not None and hours > self._limits.hours:
+            raise RunError(
+                f"the run reached its limit of time before {node.name}",
+                expected=f"at most {self._limits.hours} h (limits.hours)",
+                found=f"{hours:.2f} h",
+                next_step="raise the limit and run the same command: it goes on from here",
+            )
+
+
+def check_end_to_end(finished: Mapping[str, Artifact]) -> None:
+    """Samples seen in tars = kept + dropped + quarantined, and shards hold just the kept ones.
+
+    Raises:
+        RunError: they do not add up.
+    """
+    if "subset" not in finished:
+        return
+    pool, subset = finished["pool"].summary, finished["subset"].summary
+    accounted = subset["kept"] + sum(subset["dropped"].values()) + pool["quarantined"]
+    if accounted != pool["samples"]:
+        raise RunError(
+            "samples are unaccounted for, end to end",
+            expected=f"{pool['samples']} seen in the pool",
+            found=f"{subset['kept']} kept + {subset['dropped']} dropped + {pool['quarantined']} quarantined",
+        )
+    if "shards" in finished and finished["shards"].summary["samples"] != subset["kept"]:
+        raise RunError(
+            "shards do not hold what was kept", expected=subset["kept"], found=finished["shards"].summary["samples"]
+        )
+
+
+def _claim_deliverable(storage: Storage, uri: str, fingerprint: str) -> bytes:
+    """Say in the manifest that its files are being replaced, so that no half-replaced state is taken for whole."""
+    try:
+        old: bytes | None = storage.read_bytes(uri)
+    except FileNotFoundError:
+        old = None
+    if old is None:
+        paths: list[str] = []
+    elif is_replacing(old):
+        paths = _json(old)["replacing"]
+    else:
+        paths = [file.path for file in Manifest.from_json(old, uri).files]
+    claim = canonical_json({"replacing": paths, "with": fingerprint})
+    if claim != old:
+        storage.compare_and_swap(uri, old, claim)
+    return claim
+
+
+def _remove_superseded(storage: Storage, root: str, claim: bytes, manifest: Manifest) -> None:
+    """Remove the files that the replaced manifest alone listed."""
+    listed = {file.path for file in manifest.files}
+    for path in _json(claim)["replacing"]:
+        if path not in listed:
+            storage.delete(join(root, path))
+
+
+def _json(data: bytes) -> dict[str, list[str]]:
+    value: dict[str, list[str]] = json.loads(data)
+    return value
+
+
+def _manifest(
+    node: Node, fingerprint: str, inputs: Mapping[str, Artifact], result: StageResult, seconds: float
+) -> Manifest:
+    return Manifest(
+        artifact=node.name,
+        fingerprint=fingerprint,
+        inputs={role: artifact.manifest.content for role, artifact in inputs.items()},
+        files=tuple(sorted(result.files, key=lambda file: file.path)),
+        summary=result.summary,
+        counts=result.counts,
+        made_by={
+            "seconds": round(seconds, 3),
+            "timings": dict(result.timings),
+            "versions": versions(),
+            "argv": sys.argv[1:],
+        },
+    )
+
+
+def _outcome(artifact: Artifact) -> str:
+    counts, seconds = artifact.manifest.counts, artifact.manifest.made_by["seconds"]
+    if counts is None:
+        return f"done in {seconds:.1f} s"
+    parts = [f"{counts.seen:,} in", f"{counts.out:,} out"]
+    parts += [f"{number:,} {reason}" for reason, number in counts.dropped.items() if number]
+    if counts.quarantined:
+        parts.append(f"{counts.quarantined:,} quarantined")
+    return f"done in {seconds:.1f} s; {', '.join(parts)}"
