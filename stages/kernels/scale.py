@@ -1,0 +1,73 @@
+"""Scales on which scores of different batches can be compared.
+
+A raw score is measured against the batch it was computed in, so that only its place within the batch is
+comparable. Both scales depend on the multiset of scores in a batch alone, not on the order of the rows.
+"""
+
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+Scale = Literal["batch_rank", "batch_z", "weight", "raw"]
+"""`batch_rank`: share of the batch that is worse; `batch_z`: standard deviations above the batch's mean;
+`weight`: training weight times batch size (1 is the uniform share); `raw`: the score as recorded."""
+
+
+def batch_scales(
+    step: NDArray[np.integer], score: NDArray[np.floating]
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Rank and z-score of each score within its batch.
+
+    rank = (r - 1/2) / B with r in 1..B the average rank among ties, higher is better; z = (m - mean) / std with the
+    population's standard deviation, 0 in a batch whose scores are all equal.
+
+    Args:
+        step: [n] number of the batch; rows of a batch may lie anywhere.
+        score: [n] finite scores.
+
+    Returns:
+        rank: [n] in (0, 1).
+        z: [n].
+
+    Raises:
+        ValueError: a score is NaN or infinite.
+    """
+    if len(step) == 0:
+        return np.empty(0, np.float32), np.empty(0, np.float32)
+    if not np.isfinite(score).all():
+        row = int(np.argmin(np.isfinite(score)))
+        raise ValueError(f"score {score[row]} in row {row} (step {step[row]}) is not finite")
+    order = np.lexsort((score, step))
+    steps, scores = step[order], score[order].astype(np.float64)
+    starts = _starts(steps[1:] != steps[:-1])
+    sizes = np.diff(starts, append=len(steps))
+    tie_starts = _starts((steps[1:] != steps[:-1]) | (scores[1:] != scores[:-1]))
+    tie_sizes = np.diff(tie_starts, append=len(steps))
+
+    middle = np.repeat(tie_starts + (tie_sizes - 1) / 2, tie_sizes)  # average 0-based place among ties
+    rank = (middle - np.repeat(starts, sizes) + 0.5) / np.repeat(sizes, sizes)
+    mean = np.add.reduceat(scores, starts) / sizes
+    centred = scores - np.repeat(mean, sizes)
+    deviation = np.sqrt(np.add.reduceat(centred**2, starts) / sizes)
+    constant = scores[starts] == scores[starts + sizes - 1]
+    centred[np.repeat(constant, sizes)] = 0.0  # rounding of the mean must not become a z-score
+    z = centred / np.repeat(np.where(constant | (deviation == 0), 1.0, deviation), sizes)
+    return _back(rank, order), _back(z, order)
+
+
+def batch_sizes(step: NDArray[np.integer]) -> NDArray[np.uint32]:
+    """Number of scored samples in the batch of each row."""
+    _, inverse, counts = np.unique(step, return_inverse=True, return_counts=True)
+    sizes: NDArray[np.uint32] = counts.astype(np.uint32)[inverse]
+    return sizes
+
+
+def _starts(changed: NDArray[np.bool_]) -> NDArray[np.int64]:
+    return np.concatenate([[0], np.flatnonzero(changed) + 1]).astype(np.int64)
+
+
+def _back(values: NDArray[np.float64], order: NDArray[np.int64]) -> NDArray[np.float32]:
+    result = np.empty(len(values), np.float32)
+    result[order] = values
+    return result
