@@ -3,6 +3,11 @@
 from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
+
+from pipeline.config_base import Config, placement
+from pipeline.engine import ClusterConfig
+from pipeline.rates import RatesConfig
+from pipeline.storage import StorageConfig
 from stages.aggregate_config import AggregateConfig
 from stages.binarize import BinarizeConfig
 from stages.evaluate_config import EvaluateConfig
@@ -16,11 +21,6 @@ from stages.selectors.loss import LossConfig
 from stages.selectors.table import TableConfig
 from stages.train.config import TrainConfig
 from stages.train.reference_config import ReferenceConfig
-
-from pipeline.config_base import Config, placement
-from pipeline.engine import ClusterConfig
-from pipeline.rates import RatesConfig
-from pipeline.storage import StorageConfig
 
 SelectorConfig = Annotated[
     BasicConfig | ClipScoreConfig | LossConfig | TableConfig,

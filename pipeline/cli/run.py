@@ -25,7 +25,6 @@ def run(
     configuration, and only what depends on the change runs.
 
     Examples:
-
     * `gradsieve run demo.yaml`
 
     * `gradsieve run demo.yaml output=runs/half select.rule.top.fraction=0.5`

@@ -1,0 +1,42 @@
+# make demo: from nothing to a curated pool and its report.   make test: everything that CI checks.
+.PHONY: demo test lint clean-demo help
+.DELETE_ON_ERROR:
+
+VENV ?= .venv
+output ?= runs/demo
+# The newest of the interpreters that are known to work.
+PYTHON ?= $(firstword $(foreach name,python3.11 python3.12 python3.13 python3,$(shell command -v $(name) 2>/dev/null)))
+BIN := $(VENV)/bin
+SOURCES := pipeline stages cluster
+
+help:
+	@sed -n 's/^# //p' Makefile | head -1
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "Python 3.11 or newer is needed; name one: make PYTHON=/path/to/python3.11 $(MAKECMDGOALS)"; exit 2; }
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.installed: $(BIN)/python pyproject.toml constraints.txt
+	@echo "installing into $(VENV) (about two minutes, 7 GB with torch)"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e .
+	@touch $@
+
+$(VENV)/.installed-dev: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@
+
+data/demo/demo.json: | $(VENV)/.installed
+	$(BIN)/gradsieve pool make data/demo
+
+demo: $(VENV)/.installed data/demo/demo.json
+	$(BIN)/python -m pipeline.run demo.yaml output=$(output)
+
+lint: $(VENV)/.installed-dev
+	$(BIN)/ruff check $(SOURCES) tests benchmarks
+	$(BIN)/ruff format --check $(SOURCES) tests benchmarks
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+test: lint
+	$(BIN)/python -m pytest
