@@ -114,7 +114,7 @@ class Manifest:
             digest = body.pop("digest")
             found_format = body.pop("format")
             content = body.pop("content")
-        except (ValueError, KeyError, AttributeError) as error:
+        except (ValueError, KeyError, AttributeError, TypeError) as error:
             raise RunError("not a manifest", where=where, expected="JSON object with a digest", found=error) from error
         if found_format != FORMAT_VERSION:
             raise RunError("manifest of another format", where=where, expected=FORMAT_VERSION, found=found_format)

@@ -12,6 +12,7 @@ from pipeline.storage import Stat, StorageConfig
 _MULTIPART_ABOVE = 4 << 30
 _ABSENT = {"NoSuchKey", "404", "NotFound", "NoSuchBucket"}
 _TAKEN = {"PreconditionFailed", "412", "ConditionalRequestConflict", "409"}
+_BEYOND_END = {"InvalidRange", "416"}
 
 
 class S3Backend:
@@ -32,8 +33,8 @@ class S3Backend:
             return b""
         try:
             response = self._call("get_object", uri, **({} if length is None and start == 0 else {"Range": span}))
-        except ClientError as error:
-            if error.response.get("Error", {}).get("Code") == "InvalidRange":
+        except (OSError, ClientError) as error:
+            if _code(error) in _BEYOND_END:
                 return b""
             raise
         return self._body(uri, response)
@@ -98,8 +99,8 @@ class S3Backend:
         bucket, key = _split(uri)
         try:
             response: dict[str, Any] = self._fs(bucket).call_s3(method, Bucket=bucket, Key=key, **arguments)
-        except ClientError as error:
-            code = str(error.response.get("Error", {}).get("Code"))
+        except (OSError, ClientError) as error:
+            code = _code(error)
             if code in _ABSENT:
                 raise FileNotFoundError(uri) from error
             if code in _TAKEN:
@@ -134,3 +135,11 @@ class S3Backend:
 def _split(uri: str) -> tuple[str, str]:
     bucket, _, key = uri.removeprefix("s3://").partition("/")
     return bucket, key
+
+
+def _code(error: BaseException) -> str:
+    """The service's own error code; s3fs wraps it in an OSError that names only an errno."""
+    client_error = error if isinstance(error, ClientError) else error.__cause__
+    if not isinstance(client_error, ClientError):
+        return ""
+    return str(client_error.response.get("Error", {}).get("Code"))

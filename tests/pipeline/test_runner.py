@@ -1,0 +1,237 @@
+"""The graph and its runner: what runs, what is reused, what is refused, what is left behind."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from pipeline.artifact import Artifact, Manifest
+from pipeline.config import LimitsConfig
+from pipeline.engine import ClusterConfig, Engine
+from pipeline.errors import RunError, UserError
+from pipeline.graph import Graph, Node, Place, is_replacing, list_external, upto
+from pipeline.plan import check_limits, human_bytes, make_plan, plan_table
+from pipeline.progress import Reporter
+from pipeline.rates import RatesConfig
+from pipeline.run_record import RunRecord, open_artifacts, read_record
+from pipeline.runner import Runner, check_end_to_end
+from pipeline.stage import External
+from pipeline.storage import ScopeError, Storage
+from tests.pipeline import toy_stages
+from tests.pipeline.toy_stages import EvenConfig, NumbersConfig
+
+NUMBERS = Node("numbers", "numbers", "tests.pipeline.toy_stages:Numbers", NumbersConfig())
+EVEN = Node("even", "even", "tests.pipeline.toy_stages:Even", EvenConfig(), {"numbers": "numbers"}, deliverable=True)
+
+
+@pytest.fixture(autouse=True)
+def _no_calls() -> Iterator[None]:
+    toy_stages.CALLS.clear()
+    yield
+
+
+def _graph(root: Path, *nodes: Node, seed: int = 0) -> Graph:
+    return Graph(nodes or (NUMBERS, EVEN), Place(str(root / "out"), str(root / "out/store"), Storage()), seed)
+
+
+def _run(root: Path, *nodes: Node, seed: int = 0, limits: LimitsConfig | None = None) -> dict[str, Artifact]:
+    graph = _graph(root, *nodes, seed=seed)
+    reporter = Reporter()
+    runner = Runner(graph, Engine(ClusterConfig(executor="in_process"), reporter), reporter, limits or LimitsConfig())
+    runner.preflight(graph.done())
+    record = RunRecord(graph.place.output, Storage(), {}, [node.name for node in graph.nodes])
+    return runner.run(record)
+
+
+def test_run_makes_artifacts_and_a_second_run_makes_nothing(tmp_path: Path) -> None:
+    first = _run(tmp_path)
+    assert toy_stages.CALLS == ["numbers", "even"]
+    assert sorted(path.name for path in (tmp_path / "out/even").iterdir()) == [f"{n}.txt" for n in (0, 2, 4, 6, 8)]
+    second = _run(tmp_path)
+    assert toy_stages.CALLS == ["numbers", "even"]
+    assert {name: a.manifest for name, a in second.items()} == {name: a.manifest for name, a in first.items()}
+    assert set(_graph(tmp_path).done()) == {"numbers", "even"}
+
+
+def test_config_change_runs_only_what_depends_on_it(tmp_path: Path) -> None:
+    _run(tmp_path)
+    _run(tmp_path, NUMBERS, replace(EVEN, config=EvenConfig(divisor=5)))
+    assert toy_stages.CALLS == ["numbers", "even", "even"]
+    _run(tmp_path, replace(NUMBERS, config=NumbersConfig(count=11)), replace(EVEN, config=EvenConfig(divisor=5)))
+    assert toy_stages.CALLS == ["numbers", "even", "even", "numbers", "even"]
+
+
+def test_placement_field_changes_no_fingerprint(tmp_path: Path) -> None:
+    _run(tmp_path)
+    _run(tmp_path, replace(NUMBERS, config=NumbersConfig(width=64)), EVEN)
+    assert toy_stages.CALLS == ["numbers", "even"]
+
+
+def test_seed_is_identity_of_seeded_nodes_only(tmp_path: Path) -> None:
+    _run(tmp_path, NUMBERS, replace(EVEN, seeded=True))
+    _run(tmp_path, NUMBERS, replace(EVEN, seeded=True), seed=1)
+    assert toy_stages.CALLS == ["numbers", "even", "even"]
+
+
+def test_stage_rerun_with_equal_content_stops_the_rerun_there(tmp_path: Path) -> None:
+    """Content digests, not fingerprints, feed the next stage."""
+    source = tmp_path / "source.txt"
+    source.write_text("a")
+    nodes = (replace(NUMBERS, config=NumbersConfig(source=str(source))), EVEN)
+    _run(tmp_path, *nodes)
+    source.write_text("bb")
+    _run(tmp_path, *nodes)
+    assert toy_stages.CALLS == ["numbers", "even", "numbers"]
+
+
+def test_deliverable_replaced_by_a_smaller_one_leaves_no_stale_file(tmp_path: Path) -> None:
+    _run(tmp_path)
+    bystander = tmp_path / "out/even/mine.txt"
+    bystander.write_text("not listed, not touched")
+    _run(tmp_path, NUMBERS, replace(EVEN, config=EvenConfig(divisor=5)))
+    assert sorted(path.name for path in (tmp_path / "out/even").iterdir()) == ["0.txt", "5.txt", "mine.txt"]
+
+
+def test_half_replaced_deliverable_is_never_taken_for_whole(tmp_path: Path) -> None:
+    _run(tmp_path)
+    with pytest.raises(RunError, match="a task failed"):
+        _run(tmp_path, NUMBERS, replace(EVEN, config=EvenConfig(divisor=5, fail=True)))
+    manifest = (tmp_path / "out/manifests/even.json").read_bytes()
+    assert is_replacing(manifest)
+    _run(tmp_path)
+    assert toy_stages.CALLS == ["numbers", "even", "even", "even"]
+    assert sorted(path.name for path in (tmp_path / "out/even").iterdir()) == [f"{n}.txt" for n in (0, 2, 4, 6, 8)]
+    assert not is_replacing((tmp_path / "out/manifests/even.json").read_bytes())
+
+
+def test_stage_that_loses_a_row_fails_the_run_and_commits_nothing(tmp_path: Path) -> None:
+    with pytest.raises(RunError, match="unaccounted"):
+        _run(tmp_path, NUMBERS, replace(EVEN, config=EvenConfig(lose=1)))
+    assert set(_graph(tmp_path, NUMBERS, replace(EVEN, config=EvenConfig(lose=1))).done()) == {"numbers"}
+
+
+def test_stage_that_reads_what_it_did_not_declare_is_stopped(tmp_path: Path) -> None:
+    truth = tmp_path / "truth.parquet"
+    truth.write_bytes(b"secret")
+    with pytest.raises(ScopeError, match="did not declare"):
+        _run(tmp_path, NUMBERS, replace(EVEN, config=EvenConfig(peek=str(truth))))
+
+
+def test_preflight_of_a_late_stage_stops_before_the_first_one_runs(tmp_path: Path) -> None:
+    late = replace(NUMBERS, name="late", config=NumbersConfig(refuse=True))
+    with pytest.raises(UserError, match="refused before work"):
+        _run(tmp_path, NUMBERS, EVEN, late)
+    assert toy_stages.CALLS == []
+
+
+def test_missing_external_input_is_named_with_the_next_step(tmp_path: Path) -> None:
+    with pytest.raises(UserError) as caught:
+        _run(tmp_path, replace(NUMBERS, config=NumbersConfig(source=str(tmp_path / "nothing"))))
+    assert str(tmp_path / "nothing") in str(caught.value)
+    assert "make it" in str(caught.value)
+
+
+def test_neighbours_that_do_not_fit_are_refused_when_the_graph_is_built(tmp_path: Path) -> None:
+    wants = Node("text", "text", "tests.pipeline.toy_stages:WantsText", EvenConfig(), {"numbers": "numbers"})
+    with pytest.raises(UserError, match="does not give") as caught:
+        _graph(tmp_path, NUMBERS, wants)
+    assert "text: string" in str(caught.value)
+
+
+def test_until_keeps_a_stage_and_what_it_needs() -> None:
+    other = replace(NUMBERS, name="other", label="other")
+    assert [node.name for node in upto([NUMBERS, other, EVEN], "even")] == ["numbers", "even"]
+    assert [node.name for node in upto([NUMBERS, other, EVEN], "numbers")] == ["numbers"]
+    with pytest.raises(UserError, match="no such stage") as caught:
+        upto([NUMBERS, EVEN], "odd")
+    assert "numbers, even" in str(caught.value)
+
+
+def test_external_folder_lists_only_its_suffix(tmp_path: Path) -> None:
+    (tmp_path / "a.tar").write_bytes(b"x")
+    (tmp_path / "a.json").write_bytes(b"x")
+    assert len(list_external(External(str(tmp_path), suffix=".tar"), Storage()).files) == 1
+    with pytest.raises(UserError, match="not there"):
+        list_external(External(str(tmp_path), suffix=".parquet"), Storage())
+
+
+def test_damaged_manifest_is_an_error_not_a_rerun(tmp_path: Path) -> None:
+    _run(tmp_path)
+    manifest = tmp_path / "out/manifests/even.json"
+    manifest.write_bytes(manifest.read_bytes().replace(b'"rows":1', b'"rows":2', 1))
+    with pytest.raises(RunError, match="changed after it was written"):
+        _graph(tmp_path).done()
+
+
+def test_artifact_finished_by_another_run_meanwhile_is_adopted(tmp_path: Path) -> None:
+    graph = _graph(tmp_path, NUMBERS)
+    first = _run(tmp_path, NUMBERS)["numbers"]
+    reporter = Reporter()
+    runner = Runner(graph, Engine(ClusterConfig(executor="in_process"), reporter), reporter, LimitsConfig())
+    again = runner._run_node(NUMBERS, {}, {}, first.manifest.fingerprint)
+    assert again.manifest == first.manifest
+
+
+def test_time_limit_stops_between_stages_and_the_run_goes_on_later(tmp_path: Path) -> None:
+    with pytest.raises(RunError, match="limit of time"):
+        _run(tmp_path, limits=LimitsConfig(hours=1e-12))
+    assert set(_run(tmp_path)) == {"numbers", "even"}
+
+
+def test_record_tells_states_and_opens_artifacts_of_a_moved_run(tmp_path: Path) -> None:
+    _run(tmp_path)
+    (tmp_path / "out").rename(tmp_path / "moved")
+    record = read_record(str(tmp_path / "moved"), Storage())
+    assert {name: entry["state"] for name, entry in record["stages"].items()} == {"numbers": "done", "even": "done"}
+    artifacts = open_artifacts(str(tmp_path / "moved"), Storage())
+    assert artifacts["numbers"].read_table("n.parquet").num_rows == 10
+    assert artifacts["even"].read_bytes("4.txt") == b"4"
+    with pytest.raises(UserError, match="no run here"):
+        read_record(str(tmp_path / "out"), Storage())
+
+
+def test_failed_stage_is_recorded_as_failed(tmp_path: Path) -> None:
+    with pytest.raises(RunError):
+        _run(tmp_path, NUMBERS, replace(EVEN, config=EvenConfig(fail=True)))
+    stages = read_record(str(tmp_path / "out"), Storage())["stages"]
+    assert (stages["numbers"]["state"], stages["even"]["state"]) == ("done", "failed")
+
+
+def test_end_to_end_check_finds_a_lost_sample() -> None:
+    def made(name: str, summary: dict[str, object]) -> Artifact:
+        return Artifact("", Manifest(name, "", {}, (), summary), Storage())
+
+    pool = made("pool", {"samples": 10, "quarantined": 2})
+    subset = made("subset", {"kept": 3, "dropped": {"rule": 5}})
+    check_end_to_end({"pool": pool, "subset": subset, "shards": made("shards", {"samples": 3})})
+    with pytest.raises(RunError, match="end to end"):
+        check_end_to_end({"pool": pool, "subset": made("subset", {"kept": 3, "dropped": {"rule": 4}})})
+    with pytest.raises(RunError, match="shards do not hold"):
+        check_end_to_end({"pool": pool, "subset": subset, "shards": made("shards", {"samples": 2})})
+
+
+def test_plan_costs_what_is_not_done_and_limits_refuse_it(tmp_path: Path) -> None:
+    rates = RatesConfig(usd_per_gpu_hour=3.0, usd_per_cpu_hour=0.1)
+    graph = _graph(tmp_path)
+    lines = make_plan(graph, {}, rates)
+    assert [(line.name, line.done, line.plan.output.rows) for line in lines] == [
+        ("numbers", False, 10),
+        ("even", False, 5),
+    ]
+    assert lines[0].usd(rates) == pytest.approx(2 * 3.0 + 10 * 0.1)
+    check_limits(lines, LimitsConfig(gpu_hours=2.0, usd=7.0), rates)
+    with pytest.raises(UserError, match="beyond its limits") as caught:
+        check_limits(lines, LimitsConfig(usd=6.99), rates)
+    assert "limits.usd" in str(caught.value)
+    with pytest.raises(UserError, match=r"limits\.gpu_hours"):
+        check_limits(lines, LimitsConfig(gpu_hours=1.0), rates)
+    finished = _run(tmp_path)
+    after = make_plan(graph, finished, rates)
+    assert sum(line.usd(rates) for line in after) == 0
+    assert plan_table(after, rates).row_count == 3
+    check_limits(after, LimitsConfig(usd=0.01), rates)
+
+
+def test_bytes_are_shown_with_a_decimal_unit() -> None:
+    assert [human_bytes(n) for n in (0, 999, 1000, 4.5e12, 2e16)] == ["0 B", "999 B", "1 kB", "4.5 TB", "20 PB"]
