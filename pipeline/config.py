@@ -6,6 +6,7 @@ from pydantic import Field, model_validator
 
 from pipeline.config_base import Config, placement
 from pipeline.engine import ClusterConfig
+from pipeline.limits import LimitsConfig
 from pipeline.rates import RatesConfig
 from pipeline.storage import StorageConfig
 from stages.aggregate_config import AggregateConfig
@@ -27,17 +28,6 @@ SelectorConfig = Annotated[
     Field(discriminator="kind"),
 ]
 """One more method of scoring, keyed by `kind`."""
-
-
-class LimitsConfig(Config):
-    """What a run may cost at most; a plan beyond it is refused, a run beyond it stops between stages."""
-
-    hours: float | None = placement(None, gt=0)
-    """Wall-clock hours of this run."""
-    gpu_hours: float | None = placement(None, gt=0)
-    """Planned GPU hours."""
-    usd: float | None = placement(None, gt=0)
-    """Planned cost by `plan.rates`."""
 
 
 class PlanConfig(Config):

@@ -7,6 +7,7 @@ reads and writes it through `storage`. Results are small (file entries, counts, 
 import logging
 import os
 import pickle
+import traceback
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Literal, TypeVar
@@ -154,34 +155,53 @@ class Engine:
         if not items:
             return
         if self.config.executor == "in_process":
-            yield from ((index, task(item)) for index, item in enumerate(items))
+            call = _Call(task, name)
+            rows = ({"index": index, "item": pickle.dumps(item)} for index, item in enumerate(items))
+            yield from map(_unpacked, map(call, rows))
             return
         self.ensure_ray()
         import ray.data
 
-        rows = [{"index": index, "item": pickle.dumps(item)} for index, item in enumerate(items)]
-        dataset = ray.data.from_items(rows, override_num_blocks=len(rows))
-        done = dataset.map(_Call(task), num_cpus=num_cpus, memory=memory)
+        described = [{"index": index, "item": pickle.dumps(item)} for index, item in enumerate(items)]
+        dataset = ray.data.from_items(described, override_num_blocks=len(described))
+        done = dataset.map(_Call(task, name), num_cpus=num_cpus, memory=memory)
         done.set_name(name.replace(" ", "_"))
-        for row in done.iter_rows():
-            failed, value = pickle.loads(row["result"])  # our own task's pickle, never input
-            if failed:
-                raise value
-            yield int(row["index"]), value
+        yield from map(_unpacked, done.iter_rows())
 
 
 class _Call:
-    """Runs a task in a worker; a user's error comes back as a value, so that it arrives unwrapped."""
+    """Runs a task in a worker; its error comes back as a value, so that it arrives whole and names its input."""
 
-    def __init__(self, task: Callable[[Any], Any]) -> None:
+    def __init__(self, task: Callable[[Any], Any], name: str) -> None:
         self._task = task
+        self._name = name
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
+        item = pickle.loads(row["item"])
+        outcome: tuple[bool, Any]
         try:
-            outcome = (False, self._task(pickle.loads(row["item"])))
+            outcome = (False, self._task(item))
         except GradsieveError as error:
             outcome = (True, error)
+        except Exception as error:
+            outcome = (True, _defect(self._name, item, error))
         return {"index": row["index"], "result": pickle.dumps(outcome)}
+
+
+def _unpacked(row: dict[str, Any]) -> tuple[int, Any]:
+    failed, value = pickle.loads(row["result"])  # our own task's pickle, never input
+    if failed:
+        raise value
+    return int(row["index"]), value
+
+
+def _defect(name: str, item: object, error: Exception) -> RunError:
+    return RunError(
+        f"a task of {name} failed",
+        where=str(item)[:500],
+        found="".join(traceback.format_exception(error, limit=-4)).rstrip(),
+        next_step="the same command goes on from what is finished; if it fails again, please report it",
+    )
 
 
 class _ReadTables:

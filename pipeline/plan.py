@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from rich.table import Table
 
 from pipeline.artifact import Artifact
-from pipeline.config import LimitsConfig
 from pipeline.errors import UserError
 from pipeline.graph import Graph
+from pipeline.limits import LimitsConfig
 from pipeline.rates import RatesConfig
 from pipeline.stage import Size, StagePlan
 

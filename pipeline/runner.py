@@ -7,10 +7,10 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from pipeline.artifact import Artifact, ArtifactWriter, Manifest, canonical_json
-from pipeline.config import LimitsConfig
 from pipeline.engine import Engine
 from pipeline.errors import RunError
 from pipeline.graph import Graph, Node, is_replacing
+from pipeline.limits import LimitsConfig
 from pipeline.progress import Reporter
 from pipeline.run_record import RunRecord, versions
 from pipeline.stage import ExternalFiles, StageContext, StageResult

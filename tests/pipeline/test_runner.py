@@ -1,16 +1,15 @@
 """The graph and its runner: what runs, what is reused, what is refused, what is left behind."""
 
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from pipeline.artifact import Artifact, Manifest
-from pipeline.config import LimitsConfig
 from pipeline.engine import ClusterConfig, Engine
 from pipeline.errors import RunError, UserError
 from pipeline.graph import Graph, Node, Place, is_replacing, list_external, upto
+from pipeline.limits import LimitsConfig
 from pipeline.plan import check_limits, human_bytes, make_plan, plan_table
 from pipeline.progress import Reporter
 from pipeline.rates import RatesConfig
@@ -26,9 +25,8 @@ EVEN = Node("even", "even", "tests.pipeline.toy_stages:Even", EvenConfig(), {"nu
 
 
 @pytest.fixture(autouse=True)
-def _no_calls() -> Iterator[None]:
+def _no_calls() -> None:
     toy_stages.CALLS.clear()
-    yield
 
 
 def _graph(root: Path, *nodes: Node, seed: int = 0) -> Graph:
