@@ -47,14 +47,20 @@ def order_key(values: NDArray[np.generic]) -> Column:
 
 
 def _float_key(values: NDArray[np.generic]) -> Column:
-    num_nan = int(np.isnan(values).sum())  # type: ignore[call-overload]  # checked by order_key: a float type
+    num_nan = int(np.isnan(values).sum())
     if num_nan:
         raise ValueError(f"{num_nan} of {len(values)} values are NaN and cannot be ranked")
     unsigned, signed, bits = _SIGNED_BITS[values.dtype.name]
-    raw = np.where(values == 0, values.dtype.type(0), values).view(unsigned)  # type: ignore[call-overload]
+    raw = np.where(values == 0, values.dtype.type(0), values).view(unsigned)
     negative = (raw.view(signed) >> (bits - 1)).view(unsigned)  # all ones where the sign bit is set
     key: Column = raw ^ (negative | unsigned(1 << (bits - 1)))
     return key
+
+
+def float_of_key(key: int) -> float:
+    """The float32 value whose `order_key` this is."""
+    raw = key ^ (1 << 31) if key >> 31 else key ^ 0xFFFFFFFF
+    return float(np.asarray([raw], np.uint32).view(np.float32)[0])
 
 
 def ascending(column: Column) -> Column:
@@ -101,7 +107,7 @@ class Cut:
 
 
 def top_count(fraction: float, n: int) -> int:
-    """k = floor(fraction * n), in decimal arithmetic: 0.29 of 100 is 29, as written."""
+    """Rows to keep, floor(fraction * n), in decimal arithmetic: 0.29 of 100 is 29, as written."""
     return int((Decimal(str(fraction)) * n).to_integral_value(rounding=ROUND_FLOOR))
 
 

@@ -1,0 +1,33 @@
+"""Names of the uid-prefix buckets, and how they are shared out among tasks."""
+
+import itertools
+from collections.abc import Sequence
+
+TARGET_ROWS = 1 << 20
+"""Rows of a bucket that plans reckon with."""
+
+
+def bucket_path(bucket: int, folder: str = "") -> str:
+    """Path of a bucket's file inside its artifact."""
+    name = f"bucket-{bucket:05d}.parquet"
+    return f"{folder}/{name}" if folder else name
+
+
+def bucket_groups(num_buckets: int, num_groups: int) -> list[tuple[int, ...]]:
+    """All buckets in at most `num_groups` consecutive groups of nearly equal size: tasks whose results are added."""
+    count = max(1, min(num_buckets, num_groups))
+    edges = [group * num_buckets // count for group in range(count + 1)]
+    return [tuple(range(start, end)) for start, end in itertools.pairwise(edges)]
+
+
+def planned_buckets(rows: int) -> int:
+    """Buckets that a plan reckons with for so many rows: a power of two."""
+    wanted = max(1, -(-rows // TARGET_ROWS))
+    return 1 << (wanted - 1).bit_length()
+
+
+def check_same_cut(bits: int, others: Sequence[tuple[str, int]]) -> None:
+    """Raise ValueError unless all tables are cut at the same bits."""
+    wrong = [f"{name} ({other} bits)" for name, other in others if other != bits]
+    if wrong:
+        raise ValueError(f"tables are cut at other uid prefixes than the pool's {bits} bits: {', '.join(wrong)}")
