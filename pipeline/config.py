@@ -10,7 +10,7 @@ from pipeline.limits import LimitsConfig
 from pipeline.rates import RatesConfig
 from pipeline.storage import StorageConfig
 from stages.aggregate_config import AggregateConfig
-from stages.binarize import BinarizeConfig
+from stages.binarize_config import BinarizeConfig
 from stages.evaluate_config import EvaluateConfig
 from stages.pool.config import PoolConfig
 from stages.report.config import ReportConfig

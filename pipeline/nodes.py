@@ -4,6 +4,7 @@ import math
 
 from pipeline.config import RunConfig
 from pipeline.config_base import Config
+from pipeline.errors import UserError
 from pipeline.graph import Node
 from stages.train.reference_config import phase_train_config
 
@@ -54,9 +55,13 @@ def check_voters(config: RunConfig) -> None:
     """Refuse a label model with too few voters before any work.
 
     Raises:
-        UserError: `aggregate.method: label_model` with fewer than three voters.
+        UserError: `aggregate.method: label_model` with fewer than three voters, or voters that do not exist.
     """
-    config.aggregate.check_num_voters(config.binarize.num_voters(num_visits(config)))
+    try:
+        num_voters = config.binarize.num_voters(num_visits(config))
+    except ValueError as error:
+        raise UserError("the voters do not fit the selectors", where="binarize", found=error) from error
+    config.aggregate.check_num_voters(num_voters)
 
 
 def _init(config: RunConfig) -> dict[str, str]:
