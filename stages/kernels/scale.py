@@ -4,10 +4,14 @@ A raw score is measured against the batch it was computed in, so that only its p
 comparable. Both scales depend on the multiset of scores in a batch alone, not on the order of the rows.
 """
 
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import ndtr
+
+from stages.kernels.radix import NUM_BINS, order_key
 
 Scale = Literal["batch_rank", "batch_z", "weight", "raw"]
 """`batch_rank`: share of the batch that is worse; `batch_z`: standard deviations above the batch's mean;
@@ -71,3 +75,51 @@ def _back(values: NDArray[np.float64], order: NDArray[np.int64]) -> NDArray[np.f
     result = np.empty(len(values), np.float32)
     result[order] = values
     return result
+
+
+def unit_interval(
+    values: NDArray[np.float32], scale: Scale, quantiles: "Quantiles | None" = None
+) -> NDArray[np.float64]:
+    """Scores of any scale mapped to [0, 1] without changing their order, so that selectors can be averaged.
+
+    Ranks stay; z-scores go through the normal distribution; weights w, whose uniform share is 1, become w / (1 + w);
+    raw scores become their place among all raw scores of the selector.
+
+    Args:
+        values: [n] on that scale.
+        scale: of the values.
+        quantiles: of the selector's values over the pool, for raw scores.
+    """
+    if scale == "batch_rank":
+        return values.astype(np.float64)
+    if scale == "batch_z":
+        return np.asarray(ndtr(values.astype(np.float64)))
+    if scale == "weight":
+        return values.astype(np.float64) / (1 + values.astype(np.float64))
+    assert quantiles is not None
+    return quantiles.place(values)
+
+
+@dataclass(frozen=True)
+class Quantiles:
+    """Distribution of values over the pool, from counts of the first 16 bits of their order keys.
+
+    Counts of partitions add up. A bin spans values that differ by less than one part in 128; inside a bin values are
+    placed by the other 16 bits.
+    """
+
+    counts: NDArray[np.int64]
+    """[65536]."""
+
+    @staticmethod
+    def count(values: NDArray[np.float32]) -> NDArray[np.int64]:
+        """Counts of a partition: [65536]."""
+        return np.bincount(order_key(values) >> np.uint32(16), minlength=NUM_BINS)
+
+    def place(self, values: NDArray[np.float32]) -> NDArray[np.float64]:
+        """Share of the pool's values that lie below each value: [n] in (0, 1), not descending in the value."""
+        key = order_key(values)
+        bins = (key >> np.uint32(16)).astype(np.int64)
+        below = np.cumsum(self.counts) - self.counts
+        within = ((key & np.uint32(NUM_BINS - 1)) + 0.5) / NUM_BINS
+        return (below[bins] + self.counts[bins] * within) / max(1, int(self.counts.sum()))
