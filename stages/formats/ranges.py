@@ -1,0 +1,74 @@
+"""Many small pieces of a file by few large reads."""
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.storage import Storage
+
+MAX_GAP = 1 << 20
+"""Bytes between two wanted pieces that are cheaper to read than to ask for anew."""
+MAX_RANGE = 64 << 20
+"""Bytes of one read at most, unless one piece is larger."""
+
+
+class Range(NamedTuple):
+    """One read, and which pieces it holds."""
+
+    offset: int
+    length: int
+    first: int
+    """First piece."""
+    stop: int
+    """Behind the last piece."""
+
+
+def coalesce(
+    offset: NDArray[np.integer],
+    length: NDArray[np.integer],
+    *,
+    max_gap: int = MAX_GAP,
+    max_range: int = MAX_RANGE,
+) -> list[Range]:
+    """The fewest reads that hold all pieces without long gaps or reads that are too large.
+
+    Args:
+        offset: [n] ascending.
+        length: [n].
+        max_gap: bytes that may be read in vain between two pieces.
+        max_range: bytes of one read.
+    """
+    ranges: list[Range] = []
+    for piece, (begin, size) in enumerate(zip(offset.tolist(), length.tolist(), strict=True)):
+        end = begin + size
+        if ranges:
+            last = ranges[-1]
+            reached = last.offset + last.length
+            if begin - reached <= max_gap and max(end, reached) - last.offset <= max_range:
+                ranges[-1] = last._replace(length=max(end, reached) - last.offset, stop=piece + 1)
+                continue
+        ranges.append(Range(begin, size, piece, piece + 1))
+    return ranges
+
+
+def read_pieces(
+    storage: Storage, uri: str, offset: NDArray[np.integer], length: NDArray[np.integer]
+) -> Iterator[memoryview]:
+    """Each piece's bytes, in order; neighbours share one read.
+
+    Args:
+        storage: where `uri` can be read.
+        uri: the file.
+        offset: [n] ascending.
+        length: [n].
+
+    Raises:
+        RunError: the file ends before a piece does.
+    """
+    for part in coalesce(offset, length):
+        data = memoryview(storage.read_range(uri, part.offset, part.length))
+        for piece in range(part.first, part.stop):
+            begin = int(offset[piece]) - part.offset
+            yield data[begin : begin + int(length[piece])]

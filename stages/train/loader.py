@@ -1,0 +1,257 @@
+"""Batches for one rank: read ahead, decoded and tokenised beside the training thread."""
+
+import threading
+import time
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.artifact import Artifact
+from pipeline.errors import RunError, UserError
+from stages.formats.image import ImageError, decode_image
+from stages.formats.pair import PairError, pair_of
+from stages.formats.tar import read_members
+from stages.formats.uid_set import read_uid_set
+from stages.models.config import ModelConfig
+from stages.train.order import EpochOrder, LaneSlots, Order, Positions
+from stages.train.sample_index import SampleIndex
+from stages.train.visits import VisitCounter
+from stages.train.window_reader import Stored, StreamReader, WindowReader
+
+
+@dataclass(frozen=True)
+class LoaderSpec:
+    """All that a rank needs to load its batches; picklable."""
+
+    pool: Artifact
+    """Its storage must reach the shards below `pool_path` and `samples` as well."""
+    pool_path: str
+    """Folder or prefix that the pool's shard paths are relative to."""
+    model: ModelConfig
+    seed: int
+    lanes: int
+    window: int
+    batch_size: int
+    """Of the global batch."""
+    replacement: bool = False
+    samples: tuple[str, ...] = ()
+    """Subset files; if there are any, only the samples in them are visited."""
+    decode_threads: int = 2
+    prefetch: int = 2
+    """Batches that are prepared ahead."""
+
+
+@dataclass(frozen=True)
+class LocalBatch:
+    """A rank's rows of one global batch, by lane."""
+
+    images: NDArray[np.uint8]
+    """[b, 3, S, S] RGB."""
+    tokens: NDArray[np.int64]
+    """[b, context]"""
+    uid_hi: NDArray[np.uint64]
+    uid_lo: NDArray[np.uint64]
+    scored: NDArray[np.bool_]
+    """False for fillers: negatives for the others, without weight and score."""
+    visit: NDArray[np.uint16]
+    epoch: int
+    index: int
+    """Number of the batch in its epoch."""
+
+
+class Loader:
+    """Iterates over the batches of one rank, from any place on."""
+
+    def __init__(self, spec: LoaderSpec, rank: int, world_size: int) -> None:
+        """Open the pool's index.
+
+        Raises:
+            UserError: the ranks cannot share the lanes evenly, or there is nothing to train on.
+        """
+        if spec.lanes % world_size or not 0 <= rank < world_size:
+            raise UserError(
+                "lanes cannot be shared evenly among the ranks",
+                where="train.lanes",
+                expected=f"a multiple of the number of ranks, {world_size}",
+                found=spec.lanes,
+            )
+        self._spec = spec
+        self._lanes = range(rank, spec.lanes, world_size)
+        only = read_uid_set(spec.pool.storage, spec.samples) if spec.samples else None
+        self._index = SampleIndex(spec.pool, only)
+        if not self._index.counts.any():
+            raise UserError(
+                "there is no sample to train on",
+                where=", ".join(spec.samples) or spec.pool.root,
+                expected="usable samples of the pool" + (" among those listed" if spec.samples else ""),
+                found="none",
+            )
+        self.order = Order(
+            self._index.counts,
+            seed=spec.seed,
+            lanes=spec.lanes,
+            window=spec.window,
+            batch_size=spec.batch_size,
+            replacement=spec.replacement,
+        )
+        self._waited = self._elapsed = 0.0
+
+    @property
+    def wait_share(self) -> float:
+        """Share of the time since iteration began that was spent waiting for the next batch."""
+        return self._waited / self._elapsed if self._elapsed else 0.0
+
+    @cached_property
+    def _decoder(self) -> "_Decoder":
+        return _Decoder(self._spec.model)
+
+    def iterate(self, epoch: int, first_batch: int = 0) -> Iterator[LocalBatch]:
+        """The batches `first_batch`, `first_batch + 1`, ... of an epoch; what lies before is not read.
+
+        Raises:
+            RunError: a sample's bytes are not what the pool's index says; names file, offset and uid.
+        """
+        order = self.order.epoch(epoch)
+        begun = time.monotonic()
+        with (
+            ThreadPoolExecutor(max(2, min(len(self._lanes), 8)), "read") as readers,
+            ThreadPoolExecutor(self._spec.decode_threads, "decode") as decoders,
+        ):
+            plan = _EpochPlan(self._spec, self._lanes, order, self._index, self._decoder, readers, decoders)
+            pending: deque[_PendingBatch] = deque()
+            upcoming = iter(range(first_batch, self.order.num_batches))
+            try:
+                while True:
+                    while len(pending) <= self._spec.prefetch and (index := next(upcoming, None)) is not None:
+                        pending.append(plan.schedule(index))
+                    if not pending:
+                        return
+                    waiting = time.monotonic()
+                    batch = pending.popleft().collect()
+                    now = time.monotonic()
+                    self._waited += now - waiting
+                    self._elapsed += now - begun
+                    begun = now
+                    yield batch
+            finally:
+                for pool in (decoders, readers):
+                    pool.shutdown(wait=False, cancel_futures=True)
+
+
+class _Decoder:
+    """Stored bytes to pixels and tokens."""
+
+    def __init__(self, model: ModelConfig) -> None:
+        from stages.models.build import build_tokenizer  # brings torch, which only ranks need
+
+        self.image_size, self.context_length = model.image_size, model.context_length
+        self._tokenizer: Any = build_tokenizer(model)
+        self._lock = threading.Lock()
+
+    def decode(self, stored: Stored, row: int) -> tuple[NDArray[np.uint8], str]:
+        """Pixels [3, S, S] and caption of one sample."""
+        try:
+            pair = pair_of(read_members(bytes(stored.data[row])))
+            return decode_image(pair.image, self.image_size), pair.caption
+        except (ImageError, PairError) as error:
+            hi, lo = int(stored.rows.uid_hi[row]), int(stored.rows.uid_lo[row])
+            raise RunError(
+                "a sample that the index calls usable cannot be read",
+                where=f"{stored.uris[row]}, offset {stored.rows.offset[row]}, uid {hi:016x}{lo:016x}",
+                expected="an image and a caption",
+                found=error,
+                next_step="let the pool stage decode every image (`pool.check`), so that it is quarantined",
+            ) from error
+
+    def tokenize(self, captions: list[str]) -> NDArray[np.int64]:
+        """Token ids [n, context]."""
+        with self._lock:  # tokenizers of Hugging Face are not safe to share between threads
+            return np.asarray(self._tokenizer(captions), np.int64)
+
+
+class _PendingBatch(NamedTuple):
+    """A batch whose lanes are being decoded into its arrays."""
+
+    batch: LocalBatch
+    lanes: list[Future[None]]
+
+    def collect(self) -> LocalBatch:
+        """Wait for all lanes."""
+        for lane in self.lanes:
+            lane.result()
+        return self.batch
+
+
+class _EpochPlan:
+    """Schedules the reading and decoding of one epoch's batches."""
+
+    def __init__(
+        self,
+        spec: LoaderSpec,
+        lanes: range,
+        epoch: EpochOrder,
+        index: SampleIndex,
+        decoder: _Decoder,
+        readers: ThreadPoolExecutor,
+        decoders: ThreadPoolExecutor,
+    ) -> None:
+        self._lanes, self._epoch, self._decoder, self._decoders = lanes, epoch, decoder, decoders
+        self._visits = VisitCounter(epoch)
+        self._windows = WindowReader(StreamReader(spec.pool.storage, spec.pool_path, index, epoch), epoch, readers)
+
+    def schedule(self, index: int) -> _PendingBatch:
+        """Start the work on one batch."""
+        batch = self._empty(index)
+        width = self._epoch.order.lane_batch
+        work = []
+        for number, lane in enumerate(self._lanes):
+            slots = self._epoch.batch(index, lane)
+            real = int(slots.scored.sum())
+            sources = self._windows.need(lane, index * width, real) if real else []
+            if real < width:
+                sources.append(self._windows.fillers(slots.positions[real:]))
+            rows = slice(number * width, (number + 1) * width)
+            work.append(self._decoders.submit(self._fill, batch, rows, slots, sources))
+        return _PendingBatch(batch, work)
+
+    def _fill(self, batch: LocalBatch, rows: slice, slots: LaneSlots, sources: list[Future[Stored]]) -> None:
+        """Decode one lane's samples into their rows of the batch."""
+        captions = []
+        found = _find([source.result() for source in sources], slots.positions)
+        for place, (source, row) in enumerate(found, rows.start):
+            batch.images[place], caption = self._decoder.decode(source, row)
+            batch.uid_hi[place], batch.uid_lo[place] = source.rows.uid_hi[row], source.rows.uid_lo[row]
+            captions.append(caption)
+        batch.tokens[rows] = self._decoder.tokenize(captions)
+        batch.scored[rows] = slots.scored
+        batch.visit[rows] = self._visits.visits(slots.positions)
+
+    def _empty(self, index: int) -> LocalBatch:
+        size = len(self._lanes) * self._epoch.order.lane_batch
+        side = self._decoder.image_size
+        return LocalBatch(
+            images=np.empty((size, 3, side, side), np.uint8),
+            tokens=np.empty((size, self._decoder.context_length), np.int64),
+            uid_hi=np.empty(size, np.uint64),
+            uid_lo=np.empty(size, np.uint64),
+            scored=np.empty(size, np.bool_),
+            visit=np.empty(size, np.uint16),
+            epoch=self._epoch.number,
+            index=index,
+        )
+
+
+def _find(stored: list[Stored], positions: Positions) -> list[tuple[Stored, int]]:
+    """Which of the sources holds each place in the stream, and in which row."""
+    found: dict[int, tuple[Stored, int]] = {}
+    for source in stored:
+        rows = np.minimum(np.searchsorted(source.positions, positions), len(source.positions) - 1)
+        for place in np.flatnonzero(source.positions[rows] == positions).tolist():
+            found[place] = (source, int(rows[place]))
+    return [found[place] for place in range(len(positions))]
