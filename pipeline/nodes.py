@@ -58,10 +58,9 @@ def check_voters(config: RunConfig) -> None:
         UserError: `aggregate.method: label_model` with fewer than three voters, or voters that do not exist.
     """
     try:
-        num_voters = config.binarize.num_voters(num_visits(config))
+        config.aggregate.check_num_voters(config.binarize.num_voters(num_visits(config)))
     except ValueError as error:
-        raise UserError("the voters do not fit the selectors", where="binarize", found=error) from error
-    config.aggregate.check_num_voters(num_voters)
+        raise UserError("the votes do not fit", where="binarize, aggregate", found=error) from error
 
 
 def _init(config: RunConfig) -> dict[str, str]:
