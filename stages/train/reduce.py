@@ -22,14 +22,14 @@ def parallel(model: nn.Module, ranks: Ranks, device: torch.device) -> nn.Module:
     wrapped = DistributedDataParallel(
         model,
         device_ids=[device.index] if device.type == "cuda" else None,
-        broadcast_buffers=False,
+        forward_sync_buffers=False,
         gradient_as_bucket_view=True,
     )
     wrapped.register_comm_hook(ranks, _sum_bucket_in_order)
     return wrapped
 
 
-def _sum_bucket_in_order(ranks: Ranks, bucket: "dist.GradBucket") -> Future[Tensor]:
+def _sum_bucket_in_order(ranks: Ranks, bucket: dist.GradBucket) -> Future[Tensor]:
     # Synchronous: chained collectives of several buckets would start in an order that differs between ranks.
     flat = bucket.buffer()
     done: Future[Tensor] = Future(devices=[flat.device]) if flat.is_cuda else Future()

@@ -2,11 +2,12 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from hypothesis.extra import numpy as hnp
 
 from stages.train.temperature import effective_size, find_temperature, softmax
 
-scores = hnp.arrays(np.float64, st.integers(2, 60), elements=st.floats(-50, 50, width=32), unique=True)
+scores = st.lists(st.integers(-1000, 1000), min_size=2, max_size=60, unique=True).map(
+    lambda values: np.array(values, dtype=np.float64) / 16
+)
 
 
 @given(scores, st.floats(0.05, 0.999))
@@ -20,8 +21,6 @@ def test_find_temperature_any_scores_reaches_the_share(values: np.ndarray, share
 @given(scores, st.floats(1e-3, 1e3), st.floats(0.3, 0.95))
 @settings(deadline=None)
 def test_find_temperature_scaled_scores_scales(values: np.ndarray, factor: float, share: float) -> None:
-    if values.max() - values.min() < 1e-3:
-        return
     tau, scaled = find_temperature(values, share), find_temperature(values * factor, share)
     assert scaled == pytest.approx(tau * factor, rel=1e-5)
 
