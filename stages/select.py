@@ -1,0 +1,214 @@
+"""Decisions and score tables to a subset: one rule, bucket by bucket, every sample accounted for."""
+
+import importlib.util
+import tempfile
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from numpy.lib import format as npy
+
+from pipeline.artifact import ArtifactWriter, Counts, FileEntry
+from pipeline.errors import UserError
+from pipeline.schema import DECISIONS, POOL, SCORES, SUBSET, Schema
+from pipeline.stage import External, ExternalFiles, Size, Stage, StageContext, StagePlan, StageResult
+from pipeline.storage import Storage, join
+from stages.formats.uid_set import UidSet
+from stages.kernels.buckets import bucket_groups, bucket_path, planned_buckets
+from stages.kernels.uid import UID_DTYPE, to_records
+from stages.select_config import DECISION, POOL_COLUMNS, RANDOM, SelectConfig
+from stages.select_cuts import CutFound, Selection, find_cuts
+from stages.select_exclude import read_excluded
+from stages.select_frame import Frame, Sources
+from stages.select_rules import first_failing
+
+__all__ = ["SelectConfig", "SelectStage"]
+
+KEPT, EXCLUDED, UNSCORED = "kept", "excluded", "unscored"
+_GROUPS = 256
+_IDS = "sample_ids.npy"
+
+
+class SelectStage(Stage[SelectConfig]):
+    """Keeps what the rule keeps; says of every other sample why not."""
+
+    takes: ClassVar[Mapping[str, Schema]] = {"pool": POOL, "decisions": DECISIONS, "scores": SCORES}
+    gives: ClassVar[Schema] = SUBSET
+
+    def __init__(
+        self, config: SelectConfig, metadata: str | None = None, selectors: Sequence[str] | None = None
+    ) -> None:
+        """Keep the config; `metadata` and `selectors` serve to refuse unknown names before any work.
+
+        Args:
+            config: the rule.
+            metadata: folder of the pool's metadata.
+            selectors: names of all selectors; without them only the columns of filters are checked early.
+        """
+        super().__init__(config)
+        self.metadata = metadata
+        self.selectors = selectors
+
+    def external(self) -> Mapping[str, External]:
+        """Exclusion lists and language models; the metadata's header, for which the pool's index vouches."""
+        declared = {
+            f"exclude/{place}": External(uri, missing="check select.exclude")
+            for place, uri in enumerate(self.config.exclude)
+        }
+        for place, uri in enumerate(self.config.models()):
+            missing = "download a model such as lid.176.bin, or use another select.rule language test"
+            declared[f"language/{place}"] = External(uri, missing=missing)
+        if self.metadata is not None and self._metadata_columns():
+            declared["metadata"] = External(self.metadata, identity=False, suffix=".parquet")
+        return declared
+
+    def preflight(self, external: Mapping[str, ExternalFiles], storage: Storage) -> None:
+        """Check that columns, language test and exclusion lists can be read."""
+        if self.config.models() and importlib.util.find_spec("fasttext_pybind") is None:
+            raise UserError(
+                "the language test needs fastText",
+                where="select.rule",
+                next_step="pip install 'gradsieve[language]', or use `language: ascii_heuristic`",
+            )
+        read_excluded(storage, self.config.exclude)
+        wanted = self._metadata_columns()
+        if "metadata" not in external or not wanted:
+            return
+        first = external["metadata"].files[0].uri
+        with storage.open(first) as source:
+            columns = pq.ParquetFile(source).schema_arrow.names
+        missing = [name for name in wanted if name not in columns]
+        if missing:
+            known = f"; selectors: {', '.join(sorted(self.selectors))}" if self.selectors else ""
+            raise UserError(
+                f"the rule needs what the metadata does not have: {', '.join(missing)}",
+                where=first,
+                expected=f"column(s) {', '.join(missing)}",
+                found=f"columns {', '.join(columns)}{known}",
+                next_step="change select.rule, or add a selector or metadata with that column",
+            )
+
+    def plan(self, inputs: Mapping[str, Size], rates: Mapping[str, float]) -> StagePlan:
+        """Uids and a reason for each sample, and 16 bytes for each that is kept."""
+        del rates
+        rows = inputs["pool"].rows
+        buckets = planned_buckets(rows)
+        kept = round(rows * (self.config.final_fraction() or 0.3))
+        text = 400 if self.config.filter_columns() else 0  # captions are read for `basic`
+        peak = rows * (160 + text) // buckets
+        hours = rows * 1e-6 / 3600
+        return StagePlan(Size(kept, rows * 16 + kept * 16), partitions=buckets, peak_task_bytes=peak, cpu_hours=hours)
+
+    def run(self, context: StageContext) -> StageResult:
+        """Find the rule's cuts, judge every sample, write reasons and the subset file."""
+        pool, decisions = context.inputs["pool"], context.inputs["decisions"]
+        num_buckets = 1 << int(pool.summary["bucket_bits"])
+        names, filters = tuple(self.config.names()), tuple(self.config.filter_columns())
+        sources = Sources(pool, decisions, names, filters, self.config.seed)
+        sources.check()
+        selection = Selection(self.config, sources, context.storage)
+        cuts = find_cuts(context.engine, selection, num_buckets)
+        selection = selection.with_cuts({found.cut.path: found.threshold for found in cuts})
+
+        groups = bucket_groups(num_buckets, _GROUPS)
+        judged = context.engine.map(
+            partial(_judge_group, selection, context.output), groups, name="select: subset", weigh=len
+        )
+        parts = [part for group in judged for part in group]
+        reasons: Counter[str] = Counter()
+        for part in parts:
+            reasons.update(part.reasons)
+        kept = reasons.pop(KEPT, 0)
+        entries = [part.entry for part in parts]
+        ids = _write_ids(context.output, [entry.path for entry in entries], kept)
+        if kept == 0:
+            context.reporter.warn("the rule keeps no sample at all")
+        dropped = {reason: reasons[reason] for reason in sorted(reasons)}
+        summary = {
+            "kept": kept,
+            "dropped": dropped,
+            "rule": self.config.rule.model_dump(by_alias=True, exclude_none=True),
+            "rule_text": self.config.rule.label,
+            "unscored": {"policy": self.config.unscored, "samples": sum(part.num_unscored for part in parts)},
+            "excluded": {"listed": parts[0].num_listed, "in_pool": dropped.get(EXCLUDED, 0)},
+            "cuts": [_describe(found) for found in cuts],
+        }
+        counts = Counts(sum(file.rows for file in pool.files("index/")), kept, dropped)
+        return StageResult((ids, *entries), summary, counts)
+
+    def _metadata_columns(self) -> list[str]:
+        """Columns that the metadata must have, as far as is known now."""
+        columns = set(self.config.filter_columns())
+        if self.selectors is not None:
+            known = {DECISION, RANDOM, *POOL_COLUMNS, *self.selectors}
+            columns |= {name for name in self.config.names() if name not in known}
+        return sorted(columns)
+
+
+@dataclass(frozen=True)
+class _Part:
+    """What became of one bucket."""
+
+    entry: FileEntry
+    reasons: Mapping[str, int]
+    num_unscored: int
+    num_listed: int
+
+
+def _judge_group(selection: Selection, output: ArtifactWriter, buckets: Sequence[int]) -> list[_Part]:
+    excluded = read_excluded(selection.storage, selection.config.exclude)
+    return [_judge(selection, excluded, output, bucket) for bucket in buckets]
+
+
+def _judge(selection: Selection, excluded: UidSet, output: ArtifactWriter, bucket: int) -> _Part:
+    """Write the reasons of one bucket."""
+    frame = Frame(selection.sources, bucket)
+    evaluation = selection.evaluation()
+    rule = selection.config.rule
+    verdict = evaluation.verdict(rule, frame)
+    failing, texts = first_failing(rule, evaluation, frame)
+    texts = [*texts, KEPT, UNSCORED, EXCLUDED]
+    kept, unscored, out = (len(texts) - 3 + place for place in range(3))
+
+    unknown = ~(verdict.holds | verdict.fails)
+    reason = np.where(verdict.holds, kept, failing)
+    reason[unknown] = kept if selection.config.unscored == "keep" else unscored
+    reason[excluded.contains(frame.uid_hi, frame.uid_lo)] = out
+    # Clauses that read the same are one reason.
+    column = pa.DictionaryArray.from_arrays(pa.array(reason, pa.int32()), pa.array(texts, pa.string())).cast(
+        pa.string()
+    )
+    entry = output.put_table(
+        bucket_path(bucket, "reasons"),
+        pa.table({"uid_hi": frame.uid_hi, "uid_lo": frame.uid_lo, "reason": column}),
+    )
+    counts: Counter[str] = Counter()
+    for place, number in enumerate(np.bincount(reason, minlength=len(texts)).tolist()):
+        if number:
+            counts[texts[place]] += number
+    return _Part(entry, counts, int(unknown.sum()), len(excluded))
+
+
+def _write_ids(output: ArtifactWriter, paths: Sequence[str], kept: int) -> FileEntry:
+    """The subset file, spooled to local disk a bucket at a time; buckets in order are uids in order."""
+    with tempfile.TemporaryDirectory(prefix="subset-") as folder:
+        local = Path(folder) / _IDS
+        with local.open("wb") as file:
+            header = {"descr": npy.dtype_to_descr(UID_DTYPE), "fortran_order": False, "shape": (kept,)}
+            npy.write_array_header_1_0(file, header)
+            for path in paths:
+                table = output.storage.read_table(join(output.root, path))
+                rows = table.filter(pc.equal(table["reason"], KEPT))
+                file.write(to_records(rows["uid_hi"].to_numpy(), rows["uid_lo"].to_numpy()).tobytes())
+        return output.put_file(_IDS, local, rows=kept)
+
+
+def _describe(found: CutFound) -> dict[str, Any]:
+    return {"clause": f"{found.cut.direction} {found.cut.clause.label}", "base": found.base, "asked": found.k}

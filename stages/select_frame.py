@@ -1,0 +1,164 @@
+"""One bucket of everything that a rule may name, joined by uid."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from pipeline.artifact import Artifact
+from pipeline.errors import RunError, UserError
+from stages.kernels.buckets import bucket_path
+from stages.kernels.patterns import ALL_ABSTAIN
+from stages.kernels.radix import Column, Keys, ascending, order_key
+from stages.kernels.uid import hash_u64
+from stages.select_config import DECISION, RANDOM
+
+_UID = ("uid_hi", "uid_lo")
+
+
+@dataclass(frozen=True)
+class Sources:
+    """The tables behind a rule, and which of their columns it needs."""
+
+    pool: Artifact
+    decisions: Artifact
+    names: tuple[str, ...]
+    """What is ranked or compared by."""
+    filters: tuple[str, ...]
+    """Metadata columns of `basic` and `clip_score`."""
+    seed: int
+    """Of random ranks."""
+
+    @property
+    def selectors(self) -> dict[str, str]:
+        """Selector -> its column in the decisions."""
+        return {name: f"score__{name}" for name in self.decisions.summary["scales"]}
+
+    def index_columns(self) -> list[str]:
+        """Columns of the pool's index that are needed."""
+        own = [name for name in self.names if name not in (DECISION, RANDOM) and name not in self.selectors]
+        return sorted({*own, *self.filters})
+
+    def decision_columns(self) -> list[str]:
+        """Columns of the decisions that are needed."""
+        columns = [column for name, column in self.selectors.items() if name in self.names]
+        return [*columns, DECISION, "mean_score", "pattern"] if DECISION in self.names else columns
+
+    def check(self) -> None:
+        """Refuse names that nothing has.
+
+        Raises:
+            UserError: a name is neither a selector nor a column.
+        """
+        known = {*self.pool.summary["metadata_columns"], "text_len", "words", "width", "height", "bytes"}
+        unknown = [name for name in self.index_columns() if name not in known]
+        if unknown:
+            raise UserError(
+                f"the rule names what is neither a selector nor a column: {', '.join(unknown)}",
+                where="select.rule",
+                expected=f"a selector ({', '.join(sorted(self.selectors))}) or a column ({', '.join(sorted(known))})",
+                next_step="add a selector of that name, or metadata that has the column",
+            )
+
+
+@dataclass(frozen=True)
+class Values:
+    """A value for each row of a bucket, where there is one."""
+
+    keys: tuple[Column, ...]
+    """Ranking columns, the better the larger; meaningless where no value is present."""
+    numbers: NDArray[np.float64]
+    present: NDArray[np.bool_]
+
+
+class Frame:
+    """The rows of one bucket of the pool, in uid order, with what the rule needs of them."""
+
+    def __init__(self, sources: Sources, bucket: int) -> None:
+        """Read the needed columns of the pool's index and of the decisions."""
+        index = sources.pool.read_table(bucket_path(bucket, "index"), [*_UID, *sources.index_columns()])
+        self.uid_hi, self.uid_lo = (index[name].to_numpy() for name in _UID)
+        self._sources = sources
+        self._decisions = _aligned(sources, bucket, index)
+        self.table: pl.DataFrame = _polars(index.drop_columns(list(_UID)))
+
+    def __len__(self) -> int:
+        return len(self.uid_hi)
+
+    def values(self, name: str) -> Values:
+        """Values by their name in the rule."""
+        if name == RANDOM:
+            drawn = hash_u64(self.uid_hi, self.uid_lo, self._sources.seed)
+            return Values((drawn,), drawn.astype(np.float64), np.ones(len(self), bool))
+        if name == DECISION:
+            return self._decision()
+        if name in self._sources.selectors:
+            return column_values(self._decisions[self._sources.selectors[name]])
+        return column_values(self.table[name])
+
+    def keys(self, values: Values, direction: str) -> Keys:
+        """Ranking keys: the value, best or worst first, then the smaller uid."""
+        columns = values.keys if direction == "top" else tuple(ascending(column) for column in values.keys)
+        return Keys((*columns, ascending(self.uid_hi), ascending(self.uid_lo)))
+
+    def _decision(self) -> Values:
+        """Ties between posteriors are many: the mean score parts them."""
+        posterior = column_values(self._decisions[DECISION])
+        mean = column_values(self._decisions["mean_score"])
+        if self._sources.decisions.summary["method"] == "mean_score":
+            decided = mean.present
+        else:
+            decided = self._decisions["pattern"].to_numpy() != ALL_ABSTAIN
+        tie = np.where(mean.present, mean.keys[0], np.uint32(0))
+        return Values((*posterior.keys, tie), posterior.numbers, decided)
+
+
+def column_values(column: pl.Series) -> Values:
+    """Values of a numeric column; null and NaN are absent.
+
+    Raises:
+        UserError: the column does not hold numbers.
+    """
+    if not (column.dtype.is_numeric() or column.dtype == pl.Boolean):
+        raise UserError(
+            f"column {column.name!r} cannot be ranked", where="select.rule", expected="numbers", found=column.dtype
+        )
+    numeric = column.cast(pl.UInt8) if column.dtype == pl.Boolean else column
+    present = numeric.is_not_null().to_numpy()
+    raw = numeric.fill_null(0).to_numpy()
+    if raw.dtype == np.float16:
+        raw = raw.astype(np.float32)
+    if raw.dtype.kind == "f":
+        present = present & ~np.isnan(raw)
+        raw = np.where(present, raw, raw.dtype.type(0))
+    return Values((order_key(raw),), raw.astype(np.float64), present)
+
+
+def read_missing(pool: Artifact, bucket: int, columns: Sequence[str]) -> pl.DataFrame:
+    """Metadata rows of a bucket that have no sample in the pool."""
+    path = bucket_path(bucket, "missing")
+    return _polars(pool.read_table(path, list(columns)))
+
+
+def _aligned(sources: Sources, bucket: int, index: pa.Table) -> pl.DataFrame:
+    columns = sources.decision_columns()
+    if not columns:
+        return pl.DataFrame()
+    decisions = sources.decisions.read_table(bucket_path(bucket), [*_UID, *columns])
+    if not all(decisions[name].equals(index[name]) for name in _UID):
+        raise RunError(
+            "decisions and pool do not list the same samples",
+            where=sources.decisions.uri(bucket_path(bucket)),
+            expected=f"{index.num_rows} uids of the pool's index",
+            found=f"{decisions.num_rows} uids",
+        )
+    return _polars(decisions.drop_columns(list(_UID)))
+
+
+def _polars(table: pa.Table) -> pl.DataFrame:
+    frame = pl.from_arrow(table)
+    assert isinstance(frame, pl.DataFrame)
+    return frame

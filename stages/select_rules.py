@@ -1,0 +1,168 @@
+"""Rules evaluated on one bucket, in three-valued logic: holds, does not hold, cannot be known.
+
+A clause cannot be known where the value that it ranks or compares by is absent. `all`, `any` and `not` carry this
+through as Kleene's logic does, so an absent value matters only where it could decide; `select.unscored` says what
+becomes of samples for which the whole rule stays open.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from stages.kernels.basic import large_enough, long_enough
+from stages.kernels.language import ascii_letters, equals, fasttext_languages
+from stages.kernels.radix import Cut, Keys
+from stages.select_config import BasicClause, ClipScoreClause, FastText, RankClause, Rule
+from stages.select_frame import Frame, column_values
+
+Path = tuple[int, ...]
+"""Place of a clause in the rule: numbers of the children from the root."""
+Unscored = Literal["keep", "drop"]
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a clause says of each row: [n] each; neither means that it cannot be known."""
+
+    holds: NDArray[np.bool_]
+    fails: NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class CutClause:
+    """A clause that needs a line drawn through the whole pool."""
+
+    path: Path
+    clause: RankClause | ClipScoreClause
+    direction: Literal["top", "bottom"]
+    before: tuple[tuple[Path, Rule], ...]
+    """What precedes it in the enclosing `all`s."""
+
+    @property
+    def after(self) -> frozenset[Path]:
+        """Cuts that must be known first."""
+        if isinstance(self.clause, ClipScoreClause) or self.clause.of != "selected":
+            return frozenset()
+        return frozenset(cut.path for path, rule in self.before for cut in cut_clauses(rule, path))
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """A rule's parameters once (some of) its cuts are known."""
+
+    cuts: Mapping[Path, Cut]
+    unscored: Unscored
+    inclusive: bool
+    """Whether `clip_score` cuts as DataComp does."""
+    models: Mapping[str, str]
+    """Language model as configured -> local file."""
+
+    def verdict(self, rule: Rule, frame: Frame, path: Path = ()) -> Verdict:
+        """What the rule says of each row of a bucket."""
+        if rule.all or rule.any:
+            children = [
+                self.verdict(child, frame, (*path, place)) for place, child in enumerate(rule.all or rule.any or [])
+            ]
+            holds, fails = [child.holds for child in children], [child.fails for child in children]
+            if rule.all:
+                return Verdict(np.logical_and.reduce(holds), np.logical_or.reduce(fails))
+            return Verdict(np.logical_or.reduce(holds), np.logical_and.reduce(fails))
+        if rule.not_:
+            inner = self.verdict(rule.not_, frame, (*path, 0))
+            return Verdict(inner.fails, inner.holds)
+        return self._leaf(rule, frame, path)
+
+    def rankable(self, cut: CutClause, frame: Frame) -> tuple[Keys, int]:
+        """Keys of the rows among which a clause ranks, and how many rows its fraction is of."""
+        clause = cut.clause
+        if isinstance(clause, ClipScoreClause):
+            values = column_values(frame.table[clause.column])
+            if self.inclusive:
+                return Keys(values.keys).take(values.present), len(frame)
+            return frame.keys(values, "top").take(values.present), len(frame)
+        values = frame.values(clause.by)
+        keys = frame.keys(values, cut.direction)
+        if clause.of == "selected":
+            mask = self.selected(cut, frame)
+            return keys.take(values.present & mask), int(mask.sum())
+        return keys.take(values.present), len(frame) if clause.of == "pool" else int(values.present.sum())
+
+    def selected(self, cut: CutClause, frame: Frame) -> NDArray[np.bool_]:
+        """Rows that all clauses before this one let through."""
+        mask = np.ones(len(frame), bool)
+        for path, rule in cut.before:
+            verdict = self.verdict(rule, frame, path)
+            mask &= ~verdict.fails if self.unscored == "keep" else verdict.holds
+        return mask
+
+    def _leaf(self, rule: Rule, frame: Frame, path: Path) -> Verdict:
+        if rule.basic:
+            return _definite(_basic(rule.basic, frame, self.models))
+        if rule.clip_score:
+            return self._clip_score(rule.clip_score, frame, path)
+        if rule.at_least:
+            values = frame.values(rule.at_least.by)
+            reached = values.numbers >= rule.at_least.value
+            return Verdict(values.present & reached, values.present & ~reached)
+        clause = rule.top or rule.bottom
+        assert clause is not None
+        values = frame.values(clause.by)
+        chosen = self.cuts[path].keeps(frame.keys(values, "top" if rule.top else "bottom"))
+        return Verdict(values.present & chosen, values.present & ~chosen)
+
+    def _clip_score(self, clause: ClipScoreClause, frame: Frame, path: Path) -> Verdict:
+        """As DataComp has it: an absent score is never kept."""
+        values = column_values(frame.table[clause.column])
+        if clause.threshold is not None:
+            return _definite(values.present & (values.numbers >= clause.threshold))
+        keys = Keys(values.keys) if self.inclusive else frame.keys(values, "top")
+        return _definite(values.present & self.cuts[path].keeps(keys))
+
+
+def cut_clauses(rule: Rule, path: Path = (), before: tuple[tuple[Path, Rule], ...] = ()) -> Iterator[CutClause]:
+    """All clauses inside a rule that need a cut, with what precedes them."""
+    if rule.top or rule.bottom:
+        clause = rule.top or rule.bottom
+        assert clause is not None
+        yield CutClause(path, clause, "top" if rule.top else "bottom", before)
+    if rule.clip_score and rule.clip_score.fraction is not None:
+        yield CutClause(path, rule.clip_score, "top", before)
+    for place, child in enumerate(rule.all or []):
+        yield from cut_clauses(child, (*path, place), before)
+        before = (*before, ((*path, place), child))
+    for place, child in enumerate(rule.any or ([rule.not_] if rule.not_ else [])):
+        yield from cut_clauses(child, (*path, place), before)
+
+
+def first_failing(rule: Rule, evaluation: Evaluation, frame: Frame) -> tuple[NDArray[np.int64], list[str]]:
+    """For each row the number of the first clause of the outermost `all` that fails, and the clauses' reasons."""
+    if not rule.all:
+        return np.zeros(len(frame), np.int64), [rule.reason]
+    fails = [evaluation.verdict(child, frame, (place,)).fails for place, child in enumerate(rule.all)]
+    return np.argmax(np.stack(fails), axis=0), [child.reason for child in rule.all]
+
+
+def _definite(holds: NDArray[np.bool_]) -> Verdict:
+    return Verdict(holds, ~holds)
+
+
+def _basic(clause: BasicClause, frame: Frame, models: Mapping[str, str]) -> NDArray[np.bool_]:
+    text = pl.col(clause.text)
+    shape = large_enough(
+        pl.col(clause.width), pl.col(clause.height), min_side=clause.min_side, max_aspect=clause.max_aspect
+    )
+    cheap = shape & long_enough(text, min_words=clause.min_words, min_chars=clause.min_chars)
+    if clause.language == "ascii_heuristic":
+        cheap &= ascii_letters(text)
+    elif isinstance(clause.language, str) and clause.language != "any":
+        cheap &= pl.col(clause.language.partition(":")[2]) == clause.wanted
+    passed = frame.table.select(cheap.fill_null(False)).to_series().to_numpy().copy()
+    if isinstance(clause.language, FastText):
+        # The model sees only what passed the cheap tests.
+        texts = frame.table[clause.text].filter(pl.Series(passed)).to_list()
+        passed[passed] = equals(fasttext_languages(models[clause.language.fasttext], texts), clause.wanted)
+    return passed
