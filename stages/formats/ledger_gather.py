@@ -1,0 +1,170 @@
+"""From a training's ledger to a score table: place each score in its batch, split by bucket, merge."""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Literal, NamedTuple, Protocol, TypeVar
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from pipeline.artifact import Artifact, ArtifactWriter, FileEntry, entries_rows
+from pipeline.errors import RunError
+from pipeline.schema import SCORES, Schema
+from stages.formats.ledger import LEDGER, PREFIX, LedgerPartition, partitions, stretches
+from stages.formats.score_parts import (
+    BucketPieces,
+    MergedBucket,
+    SplitPart,
+    merge_bucket,
+    pieces_by_bucket,
+    split_by_bucket,
+)
+from stages.kernels.scale import batch_scales, batch_sizes
+
+Measure = Literal["score", "loss"]
+"""What of the ledger becomes the score: the mimic score as recorded, or minus the loss."""
+
+MAX_PARTITION_ROWS = 2 << 20
+"""Rows that a task holds, at about 200 bytes each; a batch is never divided."""
+
+BATCHED = Schema({**SCORES.columns, "rank": pa.float32(), "z": pa.float32(), "batch": pa.uint32()}, open=True)
+"""Scores that belong to batches: rank and z within the batch, and its number of scored samples."""
+
+MIMIC = Schema({**BATCHED.columns, "weight": pa.float32(), "loss": pa.float32()})
+LOSS = Schema({**BATCHED.columns, "loss": pa.float32()})
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+class Mapper(Protocol):
+    """How partitioned work is run: `Engine.map`."""
+
+    def __call__(
+        self,
+        task: Callable[[Item], Result],
+        items: Sequence[Item],
+        *,
+        name: str,
+        unit: str = ...,
+        weigh: Callable[[Item], int] = ...,
+    ) -> list[Result]:
+        """Results in the order of the items."""
+
+
+class Gathered(NamedTuple):
+    """A finished score table."""
+
+    files: tuple[FileEntry, ...]
+    rows_in: int
+    """Rows in the ledger."""
+    rows: int
+    """Rows in the score table."""
+    scored: int
+    """Distinct uids."""
+    visits: int
+
+
+def gather_ledger(
+    run: Mapper,
+    training: Artifact,
+    writer: ArtifactWriter,
+    *,
+    measure: Measure,
+    bits: int,
+    name: str,
+    max_rows: int = MAX_PARTITION_ROWS,
+) -> Gathered:
+    """Gather the ledger of a training into buckets, in two passes of independent tasks.
+
+    No row passes the driver, which holds O(partitions * buckets) counts. A task of the first pass holds the steps
+    of one partition, one of the second pass a bucket.
+
+    Args:
+        run: how tasks are run.
+        training: with `ledger/` parts, exactly those that its last checkpoint lists.
+        writer: of the score table.
+        measure: what becomes the score.
+        bits: of the uid prefix, as in the pool.
+        name: of the score table, for progress.
+        max_rows: rows of a partition, where steps allow.
+
+    Raises:
+        RunError: the ledger is not whole, or a sample has two scores for one visit.
+    """
+    entries = training.files(PREFIX, ".parquet")
+    if not entries:
+        raise RunError("the training recorded no scores", where=training.root, expected=f"parts below {PREFIX}")
+    work = partitions(stretches(entries, training.root), max_rows)
+    split = partial(split_partition, training=training, writer=writer, measure=measure, bits=bits)
+    parts: list[SplitPart] = run(split, work, name=f"{name}: split", unit="rows", weigh=_partition_rows)
+    merge = partial(merge_bucket, writer=writer, schema=table_schema(measure))
+    buckets = pieces_by_bucket(parts, bits)
+    merged: list[MergedBucket] = run(merge, buckets, name=f"{name}: merge", unit="rows", weigh=_bucket_rows)
+    files = tuple(bucket.file for bucket in merged)
+    return Gathered(
+        files,
+        entries_rows(entries),
+        entries_rows(files),
+        sum(bucket.scored for bucket in merged),
+        max(bucket.visits for bucket in merged),
+    )
+
+
+def split_partition(
+    partition: LedgerPartition, *, training: Artifact, writer: ArtifactWriter, measure: Measure, bits: int
+) -> SplitPart:
+    """First pass: the steps of one partition, with each score's place in its batch, as a split part."""
+    table = scored(read_partition(training, partition), measure)
+    return split_by_bucket(table, writer, f"{partition.first_step:09d}-{partition.last_step:09d}", bits)
+
+
+def read_partition(training: Artifact, partition: LedgerPartition) -> pa.Table:
+    """All ranks' rows of a partition's steps; row groups of other steps are not read."""
+    tables = [LEDGER.empty_table()]
+    for path in partition.paths:
+        with training.storage.open(training.uri(path)) as source:
+            file = pq.ParquetFile(source)
+            groups = [group for group in range(file.num_row_groups) if _overlaps(file, group, partition)]
+            tables.append(file.read_row_groups(groups, columns=LEDGER.names))
+    table = pa.concat_tables(tables)
+    step = table["step"]
+    inside = pc.and_(pc.greater_equal(step, partition.first_step), pc.less_equal(step, partition.last_step))
+    return table.filter(inside).combine_chunks()
+
+
+def scored(ledger: pa.Table, measure: Measure) -> pa.Table:
+    """Rows of whole batches as a score table's rows, in no order."""
+    step = ledger["step"].to_numpy()
+    score = ledger["score"].to_numpy() if measure == "score" else -ledger["loss"].to_numpy()
+    rank, z = batch_scales(step, score)
+    values = {
+        **{column: ledger[column] for column in ledger.column_names},
+        "score": score,
+        "rank": rank,
+        "z": z,
+        "batch": batch_sizes(step),
+    }
+    schema = table_schema(measure)
+    return pa.table({column: values[column] for column in schema.names}, schema=schema)
+
+
+def table_schema(measure: Measure) -> pa.Schema:
+    """Columns of the score table that a measure gives."""
+    return pa.schema(list((MIMIC if measure == "score" else LOSS).columns.items()))
+
+
+def _overlaps(file: pq.ParquetFile, group: int, partition: LedgerPartition) -> bool:
+    statistics = file.metadata.row_group(group).column(LEDGER.get_field_index("step")).statistics
+    if statistics is None or not statistics.has_min_max:
+        return True
+    return bool(statistics.min <= partition.last_step and statistics.max >= partition.first_step)
+
+
+def _partition_rows(partition: LedgerPartition) -> int:
+    return partition.rows
+
+
+def _bucket_rows(pieces: BucketPieces) -> int:
+    return pieces.rows
