@@ -1,0 +1,210 @@
+"""Shards as tar files: samples in them, one sample's members, and archives whose bytes depend on content alone.
+
+A sample is a run of members with the same key: folder and base name up to its first dot (webdataset's rule).
+"""
+
+import io
+import tarfile
+from collections.abc import Iterator, Sequence
+from typing import BinaryIO, NamedTuple
+
+from pipeline.errors import RunError
+from stages.formats.tar_headers import BLOCK, MAX_SAMPLE_BYTES, BrokenTarError, Entry, Source, entries_of, read_entries
+
+_RECORD = 20 * BLOCK
+_MODE = 0o444
+
+
+class Member(NamedTuple):
+    """One file of a sample."""
+
+    name: str
+    ext: str
+    """What follows the first dot of the base name, in lower case."""
+    offset: int
+    """Of its data, in the archive."""
+    size: int
+    data: bytes
+
+
+class Fault(NamedTuple):
+    """Why a sample, or the rest of an archive, cannot be used."""
+
+    reason: str
+    offset: int
+    member: str
+    detail: str
+
+
+class Sample(NamedTuple):
+    """A run of members with one key, or the place where an archive cannot be read on (then without members)."""
+
+    key: str
+    offset: int
+    """Of its first header."""
+    length: int
+    """Through the padded end of its last member."""
+    members: tuple[Member, ...]
+    fault: Fault | None = None
+
+
+def split_name(name: str) -> tuple[str, str] | None:
+    """Key and extension of a member's name; None for what belongs to no sample (no extension, hidden files)."""
+    folder, slash, base = name.rpartition("/")
+    stem, _, ext = base.partition(".")
+    return (folder + slash + stem, ext.lower()) if stem and ext else None
+
+
+class ShardReader:
+    """Samples of one shard, in order; never raises for what is in the file."""
+
+    def __init__(self, source: Source) -> None:
+        """Nothing is read yet; `source` is read once, forwards."""
+        self._source = source
+        self.num_ignored = 0
+        """Members that belong to no sample, so far."""
+
+    def __iter__(self) -> Iterator[Sample]:
+        """Each run of members, with a fault if it cannot be used.
+
+        The last one may be a place instead of a sample: without members, its fault says why the archive ends there
+        (`no_end_marker`: after a whole member, so that nothing needs to be lost).
+        """
+        run: _Run | None = None
+        keys: set[str] = set()
+        try:
+            for entry in read_entries(self._source):
+                key = self._key(entry)
+                if key is None:
+                    continue
+                if run is None or run.key != key:
+                    if run is not None:
+                        yield run.sample()
+                    run = _Run(key, entry, repeated=key in keys)
+                    keys.add(key)
+                run.add(entry)
+        except BrokenTarError as broken:
+            fault = Fault(broken.reason, broken.offset, broken.member or "", broken.detail)
+            key = (split_name(fault.member) or (fault.member, ""))[0]
+            if run is not None and broken.member is not None and key == run.key:
+                yield run.sample()._replace(fault=fault)
+                return
+            if run is not None:
+                yield run.sample()
+            yield Sample(key, broken.offset, 0, (), fault)
+            return
+        if run is not None:
+            yield run.sample()
+
+    def _key(self, entry: Entry) -> str | None:
+        split = split_name(entry.name)
+        if entry.is_folder or (split is None and entry.problem is None):
+            self.num_ignored += 0 if entry.is_folder else 1
+            return None
+        return split[0] if split is not None else entry.name
+
+
+class _Run:
+    """A sample that is being collected."""
+
+    def __init__(self, key: str, first: Entry, *, repeated: bool) -> None:
+        self.key = key
+        self._start, self._end, self._bytes = first.start, first.end, 0
+        self._members: dict[str, Member] = {}
+        self._fault: Fault | None = None
+        if repeated:
+            self._blame(first, "repeated_key", "members of this sample lie in two places of the shard")
+
+    def add(self, entry: Entry) -> None:
+        """Take one more member."""
+        self._end = entry.end
+        self._bytes += entry.size
+        ext = (split_name(entry.name) or ("", ""))[1]
+        if entry.problem is not None:
+            self._blame(entry, *entry.problem)
+        elif ext in self._members:
+            self._blame(entry, "repeated_member", f"two members end in .{ext}")
+        elif self._bytes > MAX_SAMPLE_BYTES:
+            self._blame(entry, "too_large", f"a sample of more than {MAX_SAMPLE_BYTES} bytes")
+        if self._fault is not None:
+            self._members.clear()  # will not be used; holds no bytes any longer
+            return
+        self._members[ext] = Member(entry.name, ext, entry.offset, entry.size, entry.data)
+
+    def sample(self) -> Sample:
+        """What was collected."""
+        members = tuple(self._members.values())
+        return Sample(self.key, self._start, self._end - self._start, members, self._fault)
+
+    def _blame(self, entry: Entry, reason: str, detail: str) -> None:
+        if self._fault is None:
+            self._fault = Fault(reason, entry.start, entry.name, detail)
+
+
+def read_members(data: bytes) -> list[tuple[str, bytes]]:
+    """Names and contents of the members in one sample's bytes, as the index says where they lie.
+
+    Raises:
+        RunError: these are not whole members.
+    """
+    try:
+        entries = [entry for entry in entries_of(data) if not entry.is_folder and split_name(entry.name) is not None]
+    except BrokenTarError as broken:
+        raise _changed(broken) from broken
+    problem = next((entry.problem for entry in entries if entry.problem is not None), None)
+    if problem is not None or not entries:
+        raise _changed(problem or "no member")
+    return [(entry.name, entry.data) for entry in entries]
+
+
+def _changed(found: object) -> RunError:
+    return RunError(
+        "a sample's bytes are not what the pool's index says",
+        expected="whole tar members",
+        found=found,
+        next_step="the shard changed after it was indexed; run again to index it anew",
+    )
+
+
+def tar_header(name: str, size: int) -> bytes:
+    """Header of a plain file: ustar, or pax where the name is too long for it; no time, no owner."""
+    info = tarfile.TarInfo(name)
+    info.size, info.mode = size, _MODE
+    try:
+        return info.tobuf(tarfile.USTAR_FORMAT, "utf-8", "surrogateescape")
+    except ValueError:
+        return info.tobuf(tarfile.PAX_FORMAT, "utf-8", "surrogateescape")
+
+
+class TarWriter:
+    """Writes members whose bytes, and nothing else, decide the archive's bytes."""
+
+    def __init__(self, sink: BinaryIO) -> None:
+        """`sink` stays open."""
+        self._sink = sink
+        self._written = 0
+
+    def add(self, name: str, data: bytes) -> None:
+        """Append one member."""
+        self._write(tar_header(name, len(data)))
+        self._write(data)
+        self._write(bytes(-len(data) % BLOCK))
+
+    def close(self) -> None:
+        """Write the end marker and fill the last record."""
+        self._write(bytes(2 * BLOCK))
+        self._write(bytes(-self._written % _RECORD))
+
+    def _write(self, data: bytes) -> None:
+        self._sink.write(data)
+        self._written += len(data)
+
+
+def tar_bytes(members: Sequence[tuple[str, bytes]]) -> bytes:
+    """A whole small archive."""
+    sink = io.BytesIO()
+    writer = TarWriter(sink)
+    for name, data in members:
+        writer.add(name, data)
+    writer.close()
+    return sink.getvalue()
