@@ -119,7 +119,7 @@ def make_pool(
         num_samples,
         seed,
         rates or IllRates(),
-        scorer_samples or min(4096, max(512, num_samples // 2)),
+        scorer_samples or min(4096, max(1024, num_samples // 2)),
         evaluation_images or min(600, max(100, num_samples // 8)),
     )
     target = Path(directory).expanduser().resolve()

@@ -50,7 +50,7 @@ class Recipe:
         )  # fmt: skip
 
 
-RECIPES = (Recipe("b32", width=32, layers=1, epochs=3), Recipe("l14", width=64, layers=2, epochs=4))
+RECIPES = (Recipe("b32", width=32, layers=1, epochs=3), Recipe("l14", width=48, layers=2, epochs=2))
 
 
 def thumbnail(image: Image.Image) -> NDArray[np.uint8]:
