@@ -196,7 +196,7 @@ class SelectConfig(Config):
     rule: Rule = Field(default_factory=lambda: Rule(top=RankClause(by=DECISION, fraction=0.3, of="scored")))
     """What is kept."""
     unscored: Literal["keep", "drop"] = "drop"
-    """Samples for which the rule cannot be decided, as a value that it needs is absent."""
+    """Samples for which the rule cannot be decided, as a score that it needs is absent (never seen, nobody voted)."""
     exclude: list[str] = Field(default_factory=list)
     """Files of uids that are never kept (takedown list, evaluation set): .npy in DataComp's format, Parquet with
     `uid` or `uid_hi, uid_lo`, or text with a uid a line. They do not change what is decided about other samples."""

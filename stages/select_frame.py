@@ -1,7 +1,7 @@
 """One bucket of everything that a rule may name, joined by uid."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import polars as pl
@@ -72,6 +72,8 @@ class Values:
     """Ranking columns, the better the larger; meaningless where no value is present."""
     numbers: NDArray[np.float64]
     present: NDArray[np.bool_]
+    is_score: bool = False
+    """Whether it comes from a score table, where absent means unscored; absent metadata is simply not there."""
 
 
 class Frame:
@@ -96,7 +98,7 @@ class Frame:
         if name == DECISION:
             return self._decision()
         if name in self._sources.selectors:
-            return column_values(self._decisions[self._sources.selectors[name]])
+            return replace(column_values(self._decisions[self._sources.selectors[name]]), is_score=True)
         return column_values(self.table[name])
 
     def keys(self, values: Values, direction: str) -> Keys:
@@ -113,7 +115,7 @@ class Frame:
         else:
             decided = self._decisions["pattern"].to_numpy() != ALL_ABSTAIN
         tie = np.where(mean.present, mean.keys[0], np.uint32(0))
-        return Values((*posterior.keys, tie), posterior.numbers, decided)
+        return Values((*posterior.keys, tie), posterior.numbers, decided, is_score=True)
 
 
 def column_values(column: pl.Series) -> Values:

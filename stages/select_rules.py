@@ -1,8 +1,9 @@
 """Rules evaluated on one bucket, in three-valued logic: holds, does not hold, cannot be known.
 
-A clause cannot be known where the value that it ranks or compares by is absent. `all`, `any` and `not` carry this
-through as Kleene's logic does, so an absent value matters only where it could decide; `select.unscored` says what
-becomes of samples for which the whole rule stays open.
+A clause cannot be known where the score that it ranks or compares by is absent. `all`, `any` and `not` carry this
+through as Kleene's logic does, so an absent score matters only where it could decide; `select.unscored` says what
+becomes of samples for which the whole rule stays open. Absent metadata is no score: such a sample is in no top and no
+bottom and reaches no number, as DataComp has it.
 """
 
 from collections.abc import Iterator, Mapping
@@ -17,7 +18,7 @@ from stages.kernels.basic import large_enough, long_enough
 from stages.kernels.language import ascii_letters, equals, fasttext_languages
 from stages.kernels.radix import Cut, Keys
 from stages.select_config import BasicClause, ClipScoreClause, FastText, RankClause, Rule
-from stages.select_frame import Frame, column_values
+from stages.select_frame import Frame, Values, column_values
 
 Path = tuple[int, ...]
 """Place of a clause in the rule: numbers of the children from the root."""
@@ -106,13 +107,12 @@ class Evaluation:
             return self._clip_score(rule.clip_score, frame, path)
         if rule.at_least:
             values = frame.values(rule.at_least.by)
-            reached = values.numbers >= rule.at_least.value
-            return Verdict(values.present & reached, values.present & ~reached)
+            return _of_values(values, values.numbers >= rule.at_least.value)
         clause = rule.top or rule.bottom
         assert clause is not None
         values = frame.values(clause.by)
         chosen = self.cuts[path].keeps(frame.keys(values, "top" if rule.top else "bottom"))
-        return Verdict(values.present & chosen, values.present & ~chosen)
+        return _of_values(values, chosen)
 
     def _clip_score(self, clause: ClipScoreClause, frame: Frame, path: Path) -> Verdict:
         """As DataComp has it: an absent score is never kept."""
@@ -144,6 +144,11 @@ def first_failing(rule: Rule, evaluation: Evaluation, frame: Frame) -> tuple[NDA
         return np.zeros(len(frame), np.int64), [rule.reason]
     fails = [evaluation.verdict(child, frame, (place,)).fails for place, child in enumerate(rule.all)]
     return np.argmax(np.stack(fails), axis=0), [child.reason for child in rule.all]
+
+
+def _of_values(values: Values, holds: NDArray[np.bool_]) -> Verdict:
+    verdict = values.present & holds
+    return Verdict(verdict, values.present & ~holds if values.is_score else ~verdict)
 
 
 def _definite(holds: NDArray[np.bool_]) -> Verdict:
