@@ -1,0 +1,152 @@
+"""Five lines of plain language: what came of a run, for the terminal and the head of the page."""
+
+from collections.abc import Mapping
+from typing import Any
+
+_BASELINE_ORDER = ("loss", "clip_score", "reference_clip_score")
+
+
+def findings(summary: Mapping[str, Any]) -> list[str]:
+    """Exactly five lines: flow, scores against truth or coverage, reference, label model, evaluation.
+
+    Args:
+        summary: as in `summary.json`.
+    """
+    return [_flow(summary), _scores(summary), _reference(summary), _label_model(summary), _evaluation(summary)]
+
+
+def _flow(summary: Mapping[str, Any]) -> str:
+    pool, select = summary["pool"], summary["select"]
+    seen, dropped = pool["samples"], sum(select["dropped"].values())
+    text = (
+        f"{seen:,} samples came in: {select['kept']:,} kept ({_percent(select['kept'], seen)}), "
+        f"{dropped:,} dropped, {pool['quarantined']:,} quarantined{_main_reason(pool['quarantine_reasons'])}."
+    )
+    if pool["missing"]:
+        text += f" {pool['missing']:,} rows of the metadata have no sample."
+    return text
+
+
+def _scores(summary: Mapping[str, Any]) -> str:
+    truth = summary.get("truth")
+    scores = summary["scores"]
+    covered = f"scores cover {scores['coverage']:.1%} of the usable samples"
+    if not truth:
+        names = ", ".join(scores["by_selector"])
+        return f"No truth is known, so nothing is said about quality; {covered} (selectors: {names})."
+    areas = {key.removesuffix("_auc"): area for key, area in truth.items() if key.endswith("_auc") and area is not None}
+    if not areas:
+        return f"Truth is known for no scored sample of both kinds; {covered}."
+    p_keep = areas.pop("p_keep", None)
+    text = "Telling mismatched captions from others (1 is perfect, .5 is chance): " + _ranking(areas)
+    if p_keep is not None:
+        text += f"; the decision p_keep {_area(p_keep)}"
+    kept, pool = truth["kept_clean_share"], truth["pool_clean_share"]
+    if kept is not None and pool is not None:
+        text += f". Clean samples: {kept:.1%} of the kept ones against {pool:.1%} of the pool ({_points(kept - pool)})"
+    return text + "."
+
+
+def _ranking(areas: Mapping[str, float]) -> str:
+    """Mimic first, then the baselines; the best one is named, whoever it is."""
+    known = [name for name in ("mimic", *_BASELINE_ORDER) if name in areas]
+    names = known + sorted(set(areas) - set(known))
+    listed = ", ".join(f"{_title(name)} {_area(areas[name])}" for name in names)
+    best = max(names, key=lambda name: areas[name])
+    return f"{listed}; best is {_title(best)}" if len(names) > 1 else listed
+
+
+def _reference(summary: Mapping[str, Any]) -> str:
+    reference = summary["reference"]
+    if reference is None:
+        return "No reference was used."
+    meaning = {
+        "informative": "its scores foretell where it does better",
+        "uninformative": "its scores say next to nothing: distrust the selection",
+        "inverted": "its scores point the wrong way: do not use the selection",
+    }.get(reference["verdict"], "")
+    return (
+        f"The reference is {reference['verdict']}: rank correlation of score and loss drop "
+        f"{reference['spearman']:.2f} on {reference['samples']:,} samples; {meaning}."
+    )
+
+
+def _label_model(summary: Mapping[str, Any]) -> str:
+    model = summary["label_model"]
+    voters = model["voters"]
+    text = f"{_METHODS.get(model['method'], model['method'])} decided over {len(voters)} voters"
+    learned = [voter for voter in voters if voter.get("accuracy") is not None]
+    if learned:
+        best = max(learned, key=lambda voter: voter["accuracy"])
+        worst = min(learned, key=lambda voter: voter["accuracy"])
+        text += (
+            f"; it trusts {best['name']} most ({best['accuracy']:.0%} right) "
+            f"and {worst['name']} least ({worst['accuracy']:.0%})"
+        )
+    if model["retention"] is not None:
+        text += f"; {model['retention']:.1%} of the samples are more likely good than not"
+    return text + "."
+
+
+_METHODS = {"label_model": "A label model", "majority": "A majority of votes", "mean_score": "The mean score"}
+
+
+def _evaluation(summary: Mapping[str, Any]) -> str:
+    evaluation = summary["evaluation"]
+    latest = latest_metrics(evaluation["results"]) if evaluation else {}
+    if not latest:
+        return "No model was evaluated."
+    metric = main_metric(latest)
+    values = {model: metrics[metric] for model, metrics in latest.items() if metric in metrics}
+    listed = ", ".join(f"{model} {value:.1%}" for model, value in sorted(values.items(), key=lambda item: -item[1]))
+    dataset, name = metric
+    text = f"Evaluation ({name.replace('_', ' ')} on {dataset}): {listed}"
+    if "kept" in values and "random" in values:
+        text += f". Trained on the kept subset against a random one: {_points(values['kept'] - values['random'])}"
+    return text + "."
+
+
+Metric = tuple[str, str]
+"""Data set, name of the metric."""
+
+
+def latest_metrics(results: list[Mapping[str, Any]]) -> dict[str, dict[Metric, float]]:
+    """By model: the metrics of its last epoch (a model without epochs has one)."""
+    last: dict[str, float] = {}
+    for row in results:
+        epoch = -1 if row.get("epoch") is None else row["epoch"]
+        last[row["model"]] = max(last.get(row["model"], -1), epoch)
+    latest: dict[str, dict[Metric, float]] = {}
+    for row in results:
+        if (-1 if row.get("epoch") is None else row["epoch"]) == last[row["model"]]:
+            latest.setdefault(row["model"], {})[row["dataset"], row["metric"]] = row["value"]
+    return latest
+
+
+def main_metric(latest: Mapping[str, Mapping[Metric, float]]) -> Metric:
+    """Zero-shot accuracy where there is one, else the first metric."""
+    every = sorted({metric for metrics in latest.values() for metric in metrics})
+    return next((metric for metric in every if metric[1] in ("acc1", "accuracy", "zero_shot_accuracy")), every[0])
+
+
+def _main_reason(reasons: Mapping[str, int]) -> str:
+    if not reasons:
+        return ""
+    shown = sorted(reasons.items(), key=lambda item: (-item[1], item[0]))[:2]
+    return " (" + ", ".join(f"{number:,} {reason.replace('_', ' ')}" for reason, number in shown) + ")"
+
+
+def _title(name: str) -> str:
+    return name.replace("_", " ")
+
+
+def _area(area: float) -> str:
+    return f"{area:.3f}"
+
+
+def _percent(part: int, whole: int) -> str:
+    return f"{part / whole:.1%}" if whole else "none"
+
+
+def _points(difference: float) -> str:
+    return f"{difference * 100:+.1f} points"
