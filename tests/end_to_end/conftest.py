@@ -1,0 +1,27 @@
+"""One tiny pool and one finished tiny run for all end-to-end tests."""
+
+from pathlib import Path
+
+import pytest
+
+from pipeline.progress import Reporter
+from stages.pool.demo import make_pool
+from tests.end_to_end.runs import run_tiny
+
+
+@pytest.fixture(scope="session")
+def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a demo pool of 512 samples in `pool/`."""
+    folder = tmp_path_factory.mktemp("workplace")
+    make_pool(str(folder / "pool"), num_samples=512, seed=0, reporter=Reporter())
+    return folder
+
+
+@pytest.fixture(scope="session")
+def finished(workplace: Path) -> Path:
+    """The output folder of a finished run of the tiny configuration."""
+    result = run_tiny(workplace)
+    assert result.returncode == 0, result.stderr
+    (workplace / "stdout.txt").write_text(result.stdout)
+    (workplace / "stderr.txt").write_text(result.stderr)
+    return workplace / "runs" / "tiny"
