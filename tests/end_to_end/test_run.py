@@ -193,9 +193,17 @@ def test_report_is_one_page_that_needs_nothing_else(finished: Path) -> None:
     assert "data:image/jpeg;base64," in page
 
 
-def test_stages_never_saw_the_truth(finished: Path) -> None:
-    """What is known of the ills reaches evaluation and report only."""
-    record = json.loads((finished / "run.json").read_text())
-    for name, entry in record["stages"].items():
-        manifest = json.loads((finished / entry["manifest"]).read_text())
-        assert ("truth" in json.dumps(manifest["summary"])) == (name == "report") or name == "report"
+def test_other_truth_changes_the_report_and_nothing_else(finished: Path) -> None:
+    """What is known of the ills reaches the report only: no stage before it depends on it."""
+    workplace = finished.parents[1]
+    truth = pl.read_parquet(workplace / "pool/truth.parquet")
+    truth.with_columns(~pl.col("mismatched")).write_parquet(workplace / "other_truth.parquet")
+    arguments = ("output=runs/other_truth", f"store={finished / 'store'}", "report.truth=other_truth.parquet")
+    result = run_tiny(workplace, *arguments, "evaluate=off")
+    assert result.returncode == 0, result.stderr
+    for deliverable in ("subset", "shards"):
+        assert digests(workplace / "runs/other_truth" / deliverable) == digests(finished / deliverable)
+    record = json.loads((workplace / "runs/other_truth/run.json").read_text())
+    made = {name for name, entry in record["stages"].items() if entry["state"] == "done"}
+    assert made == {"subset", "shards", "report"}  # deliverables of another output
+    assert _summary(workplace / "runs/other_truth")["truth"] != _summary(finished)["truth"]
