@@ -1,0 +1,35 @@
+import io
+import tarfile
+
+from PIL import Image
+
+from stages.pool.demo.captions import WORDS
+
+
+def _groups(path):
+    groups = {}
+    with tarfile.open(path) as tar:
+        for member in tar:
+            key, ending = member.name.split(".")
+            groups.setdefault(key, {})[ending] = tar.extractfile(member).read()
+    return groups
+
+
+def test_classification_set_has_clip_benchmarks_files(demo):
+    folder = demo.evaluation / "wds_digits_test"
+    assert (folder / "classnames.txt").read_text().splitlines() == list(WORDS)
+    assert all("{c}" in line for line in (folder / "zeroshot_classification_templates.txt").read_text().splitlines())
+    assert (folder / "test" / "nshards.txt").read_text() == "1\n"
+    groups = _groups(folder / "test" / "0.tar")
+    assert len(groups) == 20
+    assert all(set(group) == {"jpg", "cls"} and 0 <= int(group["cls"]) <= 9 for group in groups.values())
+
+
+def test_retrieval_set_has_captions_and_pictures_that_open(demo):
+    folder = demo.evaluation / "wds_pairs_test" / "test"
+    groups = _groups(folder / "0.tar")
+    assert len(groups) == 20
+    for group in groups.values():
+        assert set(group) == {"jpg", "txt"}
+        assert Image.open(io.BytesIO(group["jpg"])).size == (64, 64)
+        assert len(group["txt"].decode().split()) >= 2
