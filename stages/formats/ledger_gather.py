@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Literal, NamedTuple, Protocol, TypeVar
+from typing import Any, Literal, NamedTuple, Protocol, TypeVar
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -33,6 +33,9 @@ BATCHED = Schema({**SCORES.columns, "rank": pa.float32(), "z": pa.float32(), "ba
 
 MIMIC = Schema({**BATCHED.columns, "weight": pa.float32(), "loss": pa.float32()})
 LOSS = Schema({**BATCHED.columns, "loss": pa.float32()})
+BYTES_PER_ROW = 40
+"""Of such a table in Parquet."""
+TASK_BYTES_PER_ROW = 200
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -64,6 +67,32 @@ class Gathered(NamedTuple):
     scored: int
     """Distinct uids."""
     visits: int
+
+    def summary(self, selector: str, pool: Artifact) -> dict[str, Any]:
+        """What the score table's manifest says.
+
+        Raises:
+            RunError: more samples were scored than the pool has.
+        """
+        usable = int(pool.summary["usable"])
+        if self.scored > usable:
+            raise RunError(
+                "more samples were scored than the pool has",
+                where=pool.root,
+                expected=f"at most {usable}",
+                found=self.scored,
+                next_step="the training belongs to another pool: remove its artifact",
+            )
+        return {
+            "selector": selector,
+            "visits": self.visits,
+            "rows": self.rows,
+            "scored": self.scored,
+            "usable": usable,
+            "coverage": self.scored / max(usable, 1),
+            "bucket_bits": int(pool.summary["bucket_bits"]),
+            "batched": True,
+        }
 
 
 def gather_ledger(

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from pipeline.artifact import ArtifactWriter, FileEntry, sha256_hex
 from pipeline.errors import RunError
 from pipeline.storage import join
+from stages.kernels.buckets import bucket_path
 from stages.kernels.uid import bucket_of, run_starts
 
 FOLDER = "parts"
@@ -55,11 +56,6 @@ class MergedBucket(NamedTuple):
     """Distinct uids."""
     visits: int
     """Highest visit + 1."""
-
-
-def bucket_name(bucket: int) -> str:
-    """Name of a bucket's file."""
-    return f"bucket-{bucket:05d}.parquet"
 
 
 def split_by_bucket(table: pa.Table, writer: ArtifactWriter, stem: str, bits: int) -> SplitPart:
@@ -106,13 +102,17 @@ def merge_bucket(pieces: BucketPieces, *, writer: ArtifactWriter, schema: pa.Sch
     Raises:
         RunError: two rows of one uid and visit.
     """
-    records = _read(pieces, writer, record_type(schema))
-    records = records[np.lexsort((records["visit"], records["uid_lo"], records["uid_hi"]))]
-    _refuse_repeated(records, join(writer.root, bucket_name(pieces.bucket)))
+    records = read_bucket(pieces, writer, schema)
+    _refuse_repeated(records, join(writer.root, bucket_path(pieces.bucket)))
+    return put_bucket(records, pieces.bucket, writer=writer, schema=schema)
+
+
+def put_bucket(records: NDArray[np.void], bucket: int, *, writer: ArtifactWriter, schema: pa.Schema) -> MergedBucket:
+    """Put sorted records as the file of a bucket; fields that are not in the schema are left out."""
     table = pa.table({name: np.ascontiguousarray(records[name]) for name in schema.names}, schema=schema)
     scored = len(run_starts(records["uid_hi"], records["uid_lo"]))
     visits = int(records["visit"].max()) + 1 if len(records) else 0
-    return MergedBucket(writer.put_table(bucket_name(pieces.bucket), table), scored, visits)
+    return MergedBucket(writer.put_table(bucket_path(bucket), table), scored, visits)
 
 
 def record_type(schema: pa.Schema) -> np.dtype[np.void]:
@@ -120,7 +120,9 @@ def record_type(schema: pa.Schema) -> np.dtype[np.void]:
     return np.dtype([(field.name, field.type.to_pandas_dtype()) for field in schema])
 
 
-def _read(pieces: BucketPieces, writer: ArtifactWriter, kind: np.dtype[np.void]) -> NDArray[np.void]:
+def read_bucket(pieces: BucketPieces, writer: ArtifactWriter, schema: pa.Schema) -> NDArray[np.void]:
+    """All records of one bucket, sorted by (uid, visit)."""
+    kind = record_type(schema)
     records = np.empty(pieces.rows, kind)
     filled = 0
     for piece in pieces.pieces:
@@ -128,7 +130,7 @@ def _read(pieces: BucketPieces, writer: ArtifactWriter, kind: np.dtype[np.void])
         data = writer.storage.read_range(uri, piece.first * kind.itemsize, piece.num_rows * kind.itemsize)
         records[filled : filled + piece.num_rows] = np.frombuffer(data, kind)
         filled += piece.num_rows
-    return records
+    return records[np.lexsort((records["visit"], records["uid_lo"], records["uid_hi"]))]
 
 
 def _refuse_repeated(records: NDArray[np.void], where: str) -> None:

@@ -5,14 +5,9 @@ from typing import ClassVar
 
 from pipeline.artifact import Counts
 from pipeline.config_base import Config
-from pipeline.errors import RunError
 from pipeline.schema import MODEL, POOL, Schema
 from pipeline.stage import Size, Stage, StageContext, StagePlan, StageResult
-from stages.formats.ledger_gather import MAX_PARTITION_ROWS, MIMIC, gather_ledger
-
-BYTES_PER_ROW = 40
-"""Of the score table in Parquet."""
-TASK_BYTES_PER_ROW = 200
+from stages.formats.ledger_gather import BYTES_PER_ROW, MAX_PARTITION_ROWS, MIMIC, TASK_BYTES_PER_ROW, gather_ledger
 
 
 class GatherStage(Stage[Config]):
@@ -39,31 +34,13 @@ class GatherStage(Stage[Config]):
     def run(self, context: StageContext) -> StageResult:
         """Split the ledger by uid prefix, then merge each bucket."""
         pool = context.inputs["pool"]
-        bits, usable = int(pool.summary["bucket_bits"]), int(pool.summary["usable"])
         gathered = gather_ledger(
             context.engine.map,
             context.inputs["training"],
             context.output,
             measure="score",
-            bits=bits,
+            bits=int(pool.summary["bucket_bits"]),
             name="gather scores",
         )
-        if gathered.scored > usable:
-            raise RunError(
-                "more samples were scored than the pool has",
-                where=context.inputs["training"].root,
-                expected=f"at most {usable}",
-                found=gathered.scored,
-                next_step="the training belongs to another pool: remove its artifact",
-            )
-        summary = {
-            "selector": "mimic",
-            "visits": gathered.visits,
-            "rows": gathered.rows,
-            "scored": gathered.scored,
-            "usable": usable,
-            "coverage": gathered.scored / max(usable, 1),
-            "bucket_bits": bits,
-            "batched": True,
-        }
-        return StageResult(gathered.files, summary, Counts(seen=gathered.rows_in, out=gathered.rows))
+        counts = Counts(seen=gathered.rows_in, out=gathered.rows)
+        return StageResult(gathered.files, gathered.summary("mimic", pool), counts)

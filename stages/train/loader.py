@@ -13,10 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.artifact import Artifact
-from pipeline.errors import RunError, UserError
-from stages.formats.image import ImageError, decode_image
-from stages.formats.pair import PairError, pair_of
-from stages.formats.tar import read_members
+from pipeline.errors import UserError
+from stages.formats.sample import Sample, decode_sample, sample_place
 from stages.formats.uid_set import read_uid_set
 from stages.models.config import ModelConfig
 from stages.train.order import EpochOrder, LaneSlots, Order, Positions
@@ -154,20 +152,11 @@ class _Decoder:
         self._tokenizer: Any = build_tokenizer(model)
         self._lock = threading.Lock()
 
-    def decode(self, stored: Stored, row: int) -> tuple[NDArray[np.uint8], str]:
-        """Pixels [3, S, S] and caption of one sample."""
-        try:
-            pair = pair_of(read_members(bytes(stored.data[row])))
-            return decode_image(pair.image, self.image_size), pair.caption
-        except (ImageError, PairError) as error:
-            hi, lo = int(stored.rows.uid_hi[row]), int(stored.rows.uid_lo[row])
-            raise RunError(
-                "a sample that the index calls usable cannot be read",
-                where=f"{stored.uris[row]}, offset {stored.rows.offset[row]}, uid {hi:016x}{lo:016x}",
-                expected="an image and a caption",
-                found=error,
-                next_step="let the pool stage decode every image (`pool.check`), so that it is quarantined",
-            ) from error
+    def decode(self, stored: Stored, row: int) -> Sample:
+        """Pixels and caption of one sample."""
+        rows = stored.rows
+        where = sample_place(stored.uris[row], int(rows.offset[row]), int(rows.uid_hi[row]), int(rows.uid_lo[row]))
+        return decode_sample(stored.data[row], self.image_size, where=where)
 
     def tokenize(self, captions: list[str]) -> NDArray[np.int64]:
         """Token ids [n, context]."""

@@ -11,7 +11,7 @@ from pipeline.artifact import ArtifactWriter
 from pipeline.errors import RunError
 from pipeline.schema import SCORES
 from pipeline.storage import Storage
-from stages.formats.score_parts import bucket_name, merge_bucket, pieces_by_bucket, record_type, split_by_bucket
+from stages.formats.score_parts import merge_bucket, pieces_by_bucket, record_type, split_by_bucket
 
 SCHEMA = pa.schema(list(SCORES.columns.items()))
 
@@ -64,7 +64,7 @@ def test_merge_counts_distinct_uids_and_visits(tmp_path: Path) -> None:
     part = split_by_bucket(table_of([(1, 1, 0), (1, 1, 2), (1, 2, 0)]), writer, "x", 1)
     (low, high_) = pieces_by_bucket([part], 1)
     merged = merge_bucket(low, writer=writer, schema=SCHEMA)
-    assert (merged.file.path, merged.file.rows, merged.scored, merged.visits) == (bucket_name(0), 3, 2, 3)
+    assert (merged.file.path, merged.file.rows, merged.scored, merged.visits) == ("bucket-00000.parquet", 3, 2, 3)
     empty = merge_bucket(high_, writer=writer, schema=SCHEMA)
     assert (empty.file.rows, empty.scored, empty.visits) == (0, 0, 0)
 

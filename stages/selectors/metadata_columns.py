@@ -1,0 +1,74 @@
+"""Checks that the pool's metadata has the columns that a selector reads, in a type that it can use."""
+
+from collections.abc import Callable, Mapping, Sequence
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pyarrow.types as pt
+
+from pipeline.artifact import Artifact
+from pipeline.errors import UserError
+from pipeline.schema import POOL
+from pipeline.stage import ExternalFiles
+from pipeline.storage import Storage
+from stages.kernels.buckets import bucket_path
+
+TypeTest = Callable[[pa.DataType], bool]
+
+
+def is_number(kind: pa.DataType) -> bool:
+    """Integers and floats."""
+    return bool(pt.is_integer(kind) or pt.is_floating(kind))
+
+
+def is_text(kind: pa.DataType) -> bool:
+    """Strings of any width."""
+    return bool(pt.is_string(kind) or pt.is_large_string(kind) or pt.is_string_view(kind))
+
+
+def check_metadata(
+    external: Mapping[str, ExternalFiles], storage: Storage, wanted: Mapping[str, TypeTest], name: str
+) -> None:
+    """Refuse, by the header of the first metadata file, columns that are absent or of another kind.
+
+    Raises:
+        UserError: naming file, column, expected and found.
+    """
+    if "metadata" not in external or not wanted:
+        return
+    first = external["metadata"].files[0].uri
+    with storage.open(first) as source:
+        schema = pq.ParquetFile(source).schema_arrow
+    check_columns(schema, wanted, name, first)
+
+
+def check_index(pool: Artifact, wanted: Mapping[str, TypeTest], name: str) -> None:
+    """The same by the pool's own index, for columns that were joined to it."""
+    path = bucket_path(0, "index")
+    with pool.storage.open(pool.uri(path)) as source:
+        schema = pq.ParquetFile(source).schema_arrow
+    check_columns(schema, wanted, name, pool.uri(path))
+
+
+def check_columns(schema: pa.Schema, wanted: Mapping[str, TypeTest], name: str, where: str) -> None:
+    """Raise UserError unless the schema has these columns in these kinds."""
+    own: Sequence[str] = list(POOL.columns)
+    known = {field.name: field.type for field in schema} | dict(POOL.columns)
+    missing = [column for column in wanted if column not in known]
+    if missing:
+        raise UserError(
+            f"selector {name} needs what the metadata does not have: {', '.join(missing)}",
+            where=where,
+            expected=f"column(s) {', '.join(missing)}",
+            found=f"columns {', '.join(column for column in schema.names if column not in own)}",
+            next_step=f"change selectors.{name}, or give metadata with that column",
+        )
+    for column, test in wanted.items():
+        if not test(known[column]):
+            raise UserError(
+                f"selector {name} cannot use metadata column {column}",
+                where=where,
+                expected=test.__doc__,
+                found=known[column],
+                next_step=f"change selectors.{name}",
+            )
