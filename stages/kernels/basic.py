@@ -17,7 +17,8 @@ def long_enough(text: pl.Expr, *, min_words: int, min_chars: int) -> pl.Expr:
 
 
 def large_enough(width: pl.Expr, height: pl.Expr, *, min_side: int, max_aspect: float) -> pl.Expr:
-    """Shorter side and aspect ratio within bounds, both inclusive."""
+    """Shorter side and aspect ratio within bounds, both inclusive; an absent side is not."""
+    known = width.is_not_null() & height.is_not_null()  # the horizontal functions would skip an absent side
     shorter = pl.min_horizontal(width, height).cast(pl.Float64)
     longer = pl.max_horizontal(width, height).cast(pl.Float64)
-    return (shorter >= min_side) & (longer / shorter <= max_aspect)
+    return known & (shorter >= min_side) & (longer / shorter <= max_aspect)

@@ -3,8 +3,8 @@
 import itertools
 from collections.abc import Sequence
 
-TARGET_ROWS = 1 << 20
-"""Rows of a bucket that plans reckon with."""
+TARGET_ROWS = 2_000_000
+"""Rows that a bucket has at most by default (`pool.bucket_rows`)."""
 
 
 def bucket_path(bucket: int, folder: str = "") -> str:

@@ -3,8 +3,8 @@
 A row is ranked by several columns of unsigned integers, the first one deciding, ties going to the next; the larger
 is preferred. Columns are read as digits of 16 bits from the most significant on. `histogram` counts the next digit
 of the rows that share a known prefix; histograms of partitions add up; `Search` descends into the bin in which the
-k-th row lies, until few enough candidates are left to be collected. What comes out is a `Cut`, the key of the k-th
-row: comparing with it says for each row, wherever it lies, whether it is among the k.
+k-th row lies, until few enough candidates are left to be collected. What comes out is a `Cut`, a key between the
+k-th row and the next: comparing with it says for each row, wherever it lies, whether it is among the k.
 """
 
 from collections.abc import Sequence
@@ -89,7 +89,7 @@ class Keys:
 
 @dataclass(frozen=True)
 class Cut:
-    """The key of the last row that is kept; `None` keeps nothing."""
+    """A key that every kept row reaches and no other; `None` keeps nothing."""
 
     threshold: tuple[int, ...] | None
 

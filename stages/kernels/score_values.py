@@ -56,11 +56,11 @@ def by_sample(
     if isinstance(visits, int):
         rows = np.flatnonzero(table["visit"].to_numpy() == visits)
         return rows, values[rows]
+    if table.num_rows == 0:
+        return np.empty(0, np.int64), values
     starts = run_starts(table["uid_hi"].to_numpy(), table["uid_lo"].to_numpy())
     ends = np.append(starts[1:], table.num_rows)
     if visits == "last":
         return ends - 1, values[ends - 1]
-    if len(starts) == 0:
-        return starts, values
     sums = np.add.reduceat(values.astype(np.float64), starts)
     return starts, (sums / (ends - starts)).astype(np.float32)

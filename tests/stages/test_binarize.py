@@ -6,9 +6,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from pipeline.engine import ClusterConfig, Engine
 from pipeline.errors import RunError, UserError
-from pipeline.progress import Reporter
 from pipeline.stage import Size
 from stages.binarize import BinarizeConfig, BinarizeStage, VoterConfig
 from tests.artifacts import run_stage
@@ -167,13 +165,9 @@ def test_votes_do_not_depend_on_how_many_candidates_are_collected(world, monkeyp
 
 
 @pytest.mark.ray
-def test_votes_on_ray_equal_votes_in_process(world):
+def test_votes_on_ray_equal_votes_in_process(world, ray_engine):
     built = world(1)
-    engine = Engine(ClusterConfig(num_cpus=2), Reporter())
-    try:
-        on_ray = binarize(built, MIXED, engine=engine)
-    finally:
-        engine.shutdown()
+    on_ray = binarize(built, MIXED, engine=ray_engine)
     assert on_ray.manifest.content == binarize(built, MIXED).manifest.content
 
 
