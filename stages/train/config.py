@@ -57,7 +57,7 @@ class TrainConfig(Config):
     """Threads of a rank's arithmetic; sums depend on it in their last bits."""
     loader_threads: int = placement(2, ge=1)
     """Threads of a rank that read and decode images."""
-    window: int = Field(4096, ge=1)
+    window: int = Field(1024, ge=1)
     """Samples of a lane that are shuffled among each other."""
     sampling: Literal["without_replacement", "with_replacement"] = "without_replacement"
     """Each sample once an epoch, or shards drawn anew (some then are never seen, see `select.unscored`)."""

@@ -1,8 +1,8 @@
 """Reduction of gradients under DistributedDataParallel, in a fixed order."""
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed import GradBucket  # type: ignore[attr-defined]
 from torch.futures import Future
 from torch.nn.parallel import DistributedDataParallel
 
@@ -29,7 +29,7 @@ def parallel(model: nn.Module, ranks: Ranks, device: torch.device) -> nn.Module:
     return wrapped
 
 
-def _sum_bucket_in_order(ranks: Ranks, bucket: dist.GradBucket) -> Future[Tensor]:
+def _sum_bucket_in_order(ranks: Ranks, bucket: GradBucket) -> Future[Tensor]:
     # Synchronous: chained collectives of several buckets would start in an order that differs between ranks.
     flat = bucket.buffer()
     done: Future[Tensor] = Future(devices=[flat.device]) if flat.is_cuda else Future()

@@ -200,10 +200,10 @@ class Step:
             return losses, torch.stack(flows).sum(dim=0) * number
         # Tangents are gathered as plain tensors: a collective would drop the dual part.
         everyone_moves = self._gathered(moves)
-        losses, slopes = jvp(
+        found: tuple[Tensor, Tensor] = jvp(  # type: ignore[assignment]
             lambda mine, all_: self._losses(batch, mine, all_, scalars), (local, everyone), (moves, everyone_moves)
         )
-        return losses, slopes
+        return found
 
     def _gradients(self, batch: Batch, local: Outputs, weights: Tensor) -> tuple[Outputs, dict[str, Tensor]]:
         """Gradient of sum_i w_i l_i over *all* ranks by this rank's outputs, and its own part of that by scalars."""
@@ -216,16 +216,14 @@ class Step:
             found = torch.autograd.grad(total, inputs, materialize_grads=True)
         number = len(local)
         as_others = self._ranks.scatter_sum(torch.cat([tensor.detach() for tensor in found[number : 2 * number]], 1))
-        widths = [tensor.shape[1] for tensor in local]
-        summed = tuple(own + other for own, other in zip(found[:number], as_others.split(widths, dim=1), strict=True))
+        summed = tuple(own + other for own, other in zip(found[:number], _columns(as_others, local), strict=True))
         return summed, dict(zip(scalars, found[2 * number :], strict=True))
 
     def _scalars(self) -> dict[str, Tensor]:
         return {name: tensor.detach().clone() for name, tensor in self._task.scalars(self._clip).items()}
 
     def _gathered(self, local: Outputs) -> Outputs:
-        widths = [tensor.shape[1] for tensor in local]
-        return tuple(self._ranks.gather(torch.cat(local, dim=1)).split(widths, dim=1))
+        return _columns(self._ranks.gather(torch.cat(local, dim=1)), local)
 
     @contextmanager
     def _synchronised_if(self, last: bool) -> Iterator[None]:
@@ -233,6 +231,11 @@ class Step:
         quiet: Callable[[], object] = getattr(self._wrapped, "no_sync", nullcontext)
         with nullcontext() if last else quiet():  # type: ignore[attr-defined]
             yield
+
+
+def _columns(joined: Tensor, like: Outputs) -> Outputs:
+    """Cut what was joined along columns for one exchange."""
+    return torch.split(joined, [tensor.shape[1] for tensor in like], dim=1)
 
 
 def _concatenated(pieces: list[Outputs]) -> Outputs:

@@ -29,7 +29,10 @@ class TailModule(nn.Module):
         """Share the last block's second half, the final norm and the projection."""
         super().__init__()
         block = tower.transformer.resblocks[-1]  # type: ignore[union-attr, index]
-        self.ln_2, self.mlp, self.ls_2 = block.ln_2, block.mlp, block.ls_2
+        assert isinstance(block, nn.Module)
+        self.ln_2 = block.get_submodule("ln_2")
+        self.mlp = block.get_submodule("mlp")
+        self.ls_2 = block.get_submodule("ls_2")
         self.norm = norm
         self.projection = projection
 
@@ -93,10 +96,10 @@ class TailTangent:
         self._replaying = True
         try:
             with torch.no_grad(), torch.autocast(hidden.device.type, enabled=False):
-                _, tangent = jvp(lambda values: self._replay(values, hidden), (local,), (tangents,))
+                tangent = _tangent(lambda values: self._replay(values, hidden), local, tangents)
         finally:
             self._replaying = False
-        return tangent.detach()
+        return tangent
 
     def _model_parameters(self, names: Mapping[str, Tensor]) -> dict[str, Tensor]:
         own = dict(self._tail.named_parameters())
@@ -151,10 +154,18 @@ class GeneralTangent:
                 torch.autocast(inputs.device.type, enabled=False),
                 sdpa_kernel(SDPBackend.MATH),
             ):
-                _, tangent = jvp(lambda moved: functional_call(self._encoder, moved, (inputs,)), (values,), (tangents,))
+                tangent = _tangent(lambda moved: functional_call(self._encoder, moved, (inputs,)), values, tangents)
         finally:
             torch.backends.mha.set_fastpath_enabled(was)
-        return tangent.detach()
+        return tangent
+
+
+def _tangent(
+    function: Callable[[dict[str, Tensor]], Tensor], at: dict[str, Tensor], along: dict[str, Tensor]
+) -> Tensor:
+    """Directional derivative by forward-mode differentiation."""
+    pair: tuple[Tensor, Tensor] = jvp(function, (at,), (along,))  # type: ignore[assignment]
+    return pair[1].detach()
 
 
 def _encode_image(model: nn.Module, pixels: Tensor) -> Tensor:
@@ -169,14 +180,14 @@ def _encode_text(model: nn.Module, tokens: Tensor) -> Tensor:
 
 def _tower_root(model: nn.Module, tower: OneTower) -> nn.Module:
     if tower == "image":
-        root, kind = model.visual, open_clip.transformer.VisionTransformer
+        root, kind = model.get_submodule("visual"), open_clip.transformer.VisionTransformer
     elif hasattr(model, "text"):
-        root, kind = model.text, open_clip.transformer.TextTransformer
+        root, kind = model.get_submodule("text"), open_clip.transformer.TextTransformer
     else:
         return model
-    if not isinstance(root, kind):
-        raise LookupError(f"the {tower} tower is no plain transformer: {type(root).__name__}")
-    return root
+    if isinstance(root, kind):
+        return root  # type: ignore[no-any-return]
+    raise LookupError(f"the {tower} tower is no plain transformer: {type(root).__name__}")
 
 
 def _pooling(model: nn.Module, root: nn.Module, tower: OneTower) -> tuple[Pool, bool]:

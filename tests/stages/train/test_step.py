@@ -118,7 +118,7 @@ def test_fillers_are_negatives_without_weight_or_influence_on_weights() -> None:
 
 
 def slow_path_scores(model: nn.Module, direction: dict[str, Tensor], batch: Batch) -> Tensor:
-    """<-g_i, v> / ||v||, g_i = n times the gradient of the mean loss through a copy of the weights of sample i alone."""
+    """<-g_i, v> / ||v||, g_i = n times the gradient of the mean loss through a copy of the weights for sample i."""
     number = int(batch.scored.sum())
     parameters = dict(model.named_parameters())
     copies = [

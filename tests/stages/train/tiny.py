@@ -88,7 +88,9 @@ def slow_gradients(model: nn.Module, batch: Batch, weights: Tensor) -> dict[str,
     parameters = {name: p.detach().clone().requires_grad_() for name, p in model.named_parameters()}
     total = (slow_losses(model, parameters, batch) * weights).sum()
     found = torch.autograd.grad(total, list(parameters.values()), allow_unused=True)
-    return {name: torch.zeros_like(parameters[name]) if g is None else g for name, g in zip(parameters, found)}
+    return {
+        name: torch.zeros_like(parameters[name]) if g is None else g for name, g in zip(parameters, found, strict=True)
+    }
 
 
 def names_for(tower: Tower, *, text_prefix: str = "") -> list[str]:

@@ -1,0 +1,132 @@
+"""What a checkpoint holds: everything from which training goes on as if it had never stopped."""
+
+import io
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+import torch.distributed as dist
+from torch import nn
+
+from pipeline.artifact import FileEntry, parquet_bytes
+from stages.models.weights import CONFIG_NAME, load_state, model_files, save_state
+from stages.train.checkpoint import Checkpoint, CheckpointStore, dump_state
+from stages.train.checkpoint import load_state as load_training_state
+from stages.train.history import History
+from stages.train.ranks import Ranks
+from stages.train.spec import HISTORY, MODEL_CONFIG, OPTIMIZER, WEIGHTS, TrainSpec
+
+
+@dataclass(frozen=True)
+class Resumed:
+    """Where training goes on."""
+
+    step: int = 0
+    """Steps that are done."""
+    checkpoint: Checkpoint | None = None
+    store: CheckpointStore | None = None
+    history: pa.Table | None = None
+    """Of rank 0."""
+    checks: tuple[dict[str, Any], ...] = ()
+    epochs: Mapping[str, Any] = field(default_factory=dict)
+    """Finished epochs -> entry of the weights after them."""
+    ledger: tuple[FileEntry, ...] = ()
+
+    def restore(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+        """Put weights and optimizer into the state of the checkpoint, if there is one."""
+        if self.checkpoint is None or self.store is None:
+            return
+        model.load_state_dict(load_state(self.store.read(self.checkpoint, WEIGHTS)))
+        optimizer.load_state_dict(load_training_state(self.store.read(self.checkpoint, OPTIMIZER)))
+
+
+def find_checkpoint(spec: TrainSpec, ranks: Ranks) -> Resumed:
+    """The furthest checkpoint, the same for all ranks."""
+    store = CheckpointStore(spec.output)
+    found = store.latest() if ranks.rank == 0 else None
+    if ranks.world_size > 1:  # another driver may be committing meanwhile: rank 0 decides
+        box = [found]
+        dist.broadcast_object_list(box, src=0)
+        found = box[0]
+    if found is None:
+        return Resumed()
+    history = pq.read_table(io.BytesIO(store.read(found, HISTORY))) if ranks.rank == 0 else None
+    return Resumed(
+        step=found.step,
+        checkpoint=found,
+        store=store,
+        history=history,
+        checks=tuple(found.facts["checks"]),
+        epochs=found.facts["epochs"],
+        ledger=found.ledger,
+    )
+
+
+class Saver:
+    """Puts checkpoints; every rank holds one."""
+
+    def __init__(self, spec: TrainSpec, ranks: Ranks, resumed: Resumed) -> None:
+        """Go on from the lists of an earlier checkpoint."""
+        self._spec, self._ranks = spec, ranks
+        self._store = CheckpointStore(spec.output)
+        self._epochs = dict(resumed.epochs)
+        self._ledger = list(resumed.ledger)
+
+    def save(
+        self,
+        *,
+        step: int,
+        cursor: tuple[int, int],
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        history: History,
+        checks: list[dict[str, Any]],
+        ledger_part: FileEntry | None,
+        facts: Mapping[str, Any],
+    ) -> None:
+        """Commit a checkpoint; returns in every rank once it exists.
+
+        Args:
+            step: steps that are done.
+            cursor: (epoch, batch) of the next batch; at batch 0 an epoch is finished and its model is kept.
+            model: the same in all ranks.
+            optimizer: the same in all ranks.
+            history: of rank 0.
+            checks: of the reference, so far.
+            ledger_part: what this rank scored since the last checkpoint.
+            facts: further values to find again, as JSON.
+        """
+        self._ledger += [part for part in self._everyones(ledger_part) if part is not None]
+        if self._ranks.rank == 0:
+            files = self._put(step, model, optimizer, history)
+            if cursor[1] == 0:
+                self._epochs[str(cursor[0])] = asdict(files[0])
+            self._store.commit(
+                step=step,
+                epoch=cursor[0],
+                batch=cursor[1],
+                world_size=self._ranks.world_size,
+                files=files,
+                ledger=self._ledger,
+                facts={**facts, "checks": checks, "epochs": self._epochs},
+            )
+        self._ranks.barrier()
+
+    def _put(self, step: int, model: nn.Module, optimizer: torch.optim.Optimizer, history: History) -> list[FileEntry]:
+        content = {
+            WEIGHTS: save_state(model.state_dict()),
+            OPTIMIZER: dump_state(optimizer.state_dict()),
+            HISTORY: parquet_bytes(history.table()),
+            MODEL_CONFIG: model_files(model, self._spec.config.model)[CONFIG_NAME],
+        }
+        return [self._store.put(step, name, data) for name, data in content.items()]
+
+    def _everyones(self, part: FileEntry | None) -> list[FileEntry | None]:
+        if self._ranks.world_size == 1:
+            return [part]
+        parts: list[FileEntry | None] = [None] * self._ranks.world_size
+        dist.all_gather_object(parts, part)
+        return parts

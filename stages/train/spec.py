@@ -1,0 +1,61 @@
+"""All that a rank needs to know, as one picklable value."""
+
+from dataclasses import dataclass, field
+from typing import Literal, NamedTuple, Protocol
+
+from pipeline.artifact import Artifact, ArtifactWriter
+from stages.train.config import TrainConfig
+from stages.train.loader import LoaderSpec
+
+WEIGHTS, OPTIMIZER, HISTORY, MODEL_CONFIG = "weights", "optimizer", "history", "config"
+"""Names of the files in a checkpoint."""
+
+
+@dataclass(frozen=True)
+class TrainSpec:
+    """One training."""
+
+    config: TrainConfig
+    seed: int
+    loader: LoaderSpec
+    output: ArtifactWriter
+    name: str
+    """Of the artifact, for messages."""
+    init: Artifact | None = None
+    """Where the student starts; random weights without."""
+    reference: Artifact | None = None
+    """The weights to mimic; nothing is scored without."""
+    on_uninformative: Literal["stop", "warn"] = "stop"
+
+
+class Standing(NamedTuple):
+    """How far training is."""
+
+    samples: int
+    total: int
+    loss: float
+    effective_share: float
+
+
+class Progress(Protocol):
+    """Where rank 0 says how far training is and what must not be missed."""
+
+    def stand(self, standing: Standing) -> None:
+        """Show how far it is; cheap, may be called each step."""
+
+    def warn(self, text: str) -> None:
+        """Say something once."""
+
+
+@dataclass
+class Silent:
+    """Progress that only remembers its warnings."""
+
+    warnings: list[str] = field(default_factory=list)
+
+    def stand(self, standing: Standing) -> None:
+        """See `Progress`."""
+
+    def warn(self, text: str) -> None:
+        """See `Progress`."""
+        self.warnings.append(text)

@@ -1,0 +1,240 @@
+"""The training stage: a model, what it saw step by step, and what it scored."""
+
+import json
+import math
+import time
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal
+
+from pipeline.artifact import Artifact, FileEntry, sha256_hex
+from pipeline.errors import RunError, UserError
+from pipeline.schema import MODEL, ORDER, Schema
+from pipeline.stage import External, ExternalFiles, Size, Stage, StageContext, StagePlan, StageResult
+from pipeline.storage import Storage, join
+from stages.train.checkpoint import Checkpoint, CheckpointStore
+from stages.train.config import MimicConfig, TrainConfig
+from stages.train.launch import launch
+from stages.train.loader import LoaderSpec
+from stages.train.mimic_names import mimicked_names, tail_names
+from stages.train.spec import HISTORY, MODEL_CONFIG, WEIGHTS, TrainSpec
+
+_LEDGER_BYTES_A_ROW = 25
+
+
+class TrainStage(Stage[TrainConfig]):
+    """Trains CLIP over the pool, from given or random weights; scores what it sees where a reference is given."""
+
+    version: ClassVar[int] = 1
+    takes: ClassVar[Mapping[str, Schema]] = {"pool": ORDER, "reference": MODEL, "init": MODEL, "subset": Schema()}
+    gives: ClassVar[Schema] = MODEL
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        *,
+        pool_path: str,
+        samples: str | None = None,
+        on_uninformative: Literal["stop", "warn"] = "stop",
+    ) -> None:
+        """Say where things lie.
+
+        Args:
+            config: the recipe.
+            pool_path: folder or prefix of the pool's shards.
+            samples: subset file; training is restricted to the uids in it.
+            on_uninformative: what to do when the reference check fails at a checkpoint.
+        """
+        super().__init__(config)
+        self._pool_path, self._samples, self._on_uninformative = pool_path, samples, on_uninformative
+
+    def external(self) -> Mapping[str, External]:
+        """See `Stage`."""
+        missing = "`gradsieve pool make data/demo` makes the demo's pool; else check `pool.path`"
+        found = {"shards": External(self._pool_path, identity=False, suffix=".tar", missing=missing)}
+        if self._samples is not None:
+            found["samples"] = External(self._samples, missing="check `reference.trusted` in the config")
+        return found
+
+    def preflight(self, external: Mapping[str, ExternalFiles], storage: Storage) -> None:
+        """See `Stage`."""
+        del external, storage
+        check_mimicked(self.config)
+
+    def plan(self, inputs: Mapping[str, Size], rates: Mapping[str, float]) -> StagePlan:
+        """See `Stage`."""
+        config = self.config
+        rows = inputs["subset"].rows if "subset" in inputs else inputs["pool"].rows if "pool" in inputs else 0
+        steps = planned_steps(config, rows)
+        samples = steps * config.batch_size
+        scored = "reference" in inputs
+        scoring = config.method == "score"
+        key = "score_samples_per_second_per_gpu" if scoring else "train_samples_per_second_per_gpu"
+        hours = samples / rates.get(key, 2200.0) / 3600
+        unknown = self._samples is not None
+        return StagePlan(
+            output=Size(
+                min(samples, samples if config.samples_seen else rows * (config.epochs or 1)) if scored else rows,
+                samples * _LEDGER_BYTES_A_ROW if scored else 0,
+            ),
+            partitions=config.num_workers,
+            steps=None if unknown else steps,
+            gpu_hours=hours if config.use_gpu and not unknown else 0.0,
+            cpu_hours=0.0 if config.use_gpu or unknown else hours * config.num_workers,
+            note="steps depend on the trusted samples" if unknown else f"{config.method}, {config.num_workers} rank(s)",
+        )
+
+    def run(self, context: StageContext) -> StageResult:
+        """See `Stage`.
+
+        Raises:
+            RunError: training diverged, ranks were lost too often, or the reference became uninformative.
+            UserError: a method that scores was given no reference, or weights do not fit.
+        """
+        self._check_inputs(context)
+        spec = self._spec(context)
+        store = CheckpointStore(context.output)
+        begun = time.monotonic()
+        before = store.latest()
+        if before is not None:
+            context.reporter.say(f"{spec.name}: going on from step {before.step:,}")
+        for line in without_effect(self.config, scored=spec.reference is not None):
+            context.reporter.warn(f"{spec.name}: {line}")
+        if before is None or before.step < before.facts["num_steps"]:
+            launch(spec, context.engine, context.reporter)
+        seconds = time.monotonic() - begun
+        final = store.latest()
+        if final is None or final.step != final.facts["num_steps"]:
+            raise RunError("training ended before its last step", where=spec.name, found=final and final.step)
+        steps_now = final.step - (before.step if before else 0)
+        return self._result(context, spec, store, final, {"seconds": seconds, "steps": steps_now})
+
+    def _check_inputs(self, context: StageContext) -> None:
+        if self.config.method != "uniform" and "reference" not in context.inputs:
+            raise UserError(
+                f"method `{self.config.method}` needs weights to mimic",
+                where="train.method",
+                expected="an input `reference`",
+                found=sorted(context.inputs),
+            )
+
+    def _spec(self, context: StageContext) -> TrainSpec:
+        config, pool = self.config, context.inputs["pool"]
+        samples = [stat.uri for stat in context.external["samples"].files] if "samples" in context.external else []
+        if "subset" in context.inputs:
+            samples.append(context.inputs["subset"].uri("sample_ids.npy"))
+        return TrainSpec(
+            config=config,
+            seed=context.seed,
+            loader=loader_spec(config, pool, context.external["shards"].uri, context.seed, tuple(samples)),
+            output=context.output,
+            name="/".join(context.output.root.split("/")[-3:-1]),
+            init=context.inputs.get("init"),
+            reference=context.inputs.get("reference"),
+            on_uninformative=self._on_uninformative,
+        )
+
+    def _result(
+        self,
+        context: StageContext,
+        spec: TrainSpec,
+        store: CheckpointStore,
+        final: Checkpoint,
+        timing: Mapping[str, float],
+    ) -> StageResult:
+        output, config = context.output, self.config
+        files = [
+            output.put_bytes("model/open_clip_model.safetensors", store.read(final, WEIGHTS)),
+            output.put_bytes("model/open_clip_config.json", store.read(final, MODEL_CONFIG)),
+            output.put_bytes("history.parquet", store.read(final, HISTORY), rows=final.step),
+            output.put_json("checks.json", final.facts["checks"]),
+            *final.ledger,
+        ]
+        for epoch, entry in sorted(final.facts["epochs"].items(), key=lambda item: int(item[0])):
+            data = output.storage.read_bytes(join(output.root, entry["path"]))
+            files.append(output.put_bytes(f"models/epoch-{int(epoch) - 1:03d}.safetensors", data))
+        samples_per_second = timing["steps"] * config.batch_size / max(timing["seconds"], 1e-9)
+        timings = {**timing, "samples_per_second": round(samples_per_second, 1)}
+        files.append(_put_volatile(context, "timing.json", timings))
+        summary = {
+            "method": config.method,
+            "epochs": len(final.facts["epochs"]),
+            "steps": final.step,
+            "batch_size": config.batch_size,
+            "world_size": config.num_workers,
+            "lanes": config.lanes,
+            "samples": final.facts["num_samples"],
+            "samples_seen": samples_trained(config, final),
+            "mimicked": mimicked_names(config.model, config.mimic) if spec.reference is not None else [],
+            "init": spec.init.manifest.artifact if spec.init is not None else "random",
+        }
+        return StageResult(tuple(files), summary, timings=timings)
+
+
+def loader_spec(
+    config: TrainConfig, pool: Artifact, shards: str, seed: int, samples: tuple[str, ...] = ()
+) -> LoaderSpec:
+    """How a training reads its pool."""
+    return LoaderSpec(
+        pool=pool,
+        pool_path=shards,
+        model=config.model,
+        seed=seed,
+        lanes=config.lanes,
+        window=config.window,
+        batch_size=config.batch_size,
+        replacement=config.sampling == "with_replacement",
+        samples=samples,
+        decode_threads=config.loader_threads,
+    )
+
+
+def check_mimicked(config: TrainConfig) -> None:
+    """Refuse parameters that cannot be mimicked.
+
+    Raises:
+        UserError: lists those that work.
+    """
+    try:
+        names = mimicked_names(config.model, config.mimic)
+    except KeyError:
+        names = []
+    fast = {*tail_names(config.model, "image"), *tail_names(config.model, "text")}
+    if not names or not set(names) <= fast:
+        from stages.train.mimic import resolve_names  # brings torch: only for names that need the model itself
+
+        resolve_names(config.model, config.mimic)
+
+
+def planned_steps(config: TrainConfig, rows: int) -> int:
+    """Steps of a training over so many samples."""
+    if config.samples_seen is not None:
+        return math.ceil(config.samples_seen / config.batch_size)
+    return (config.epochs or 1) * math.ceil(rows / config.batch_size)
+
+
+def samples_trained(config: TrainConfig, final: Checkpoint) -> int:
+    """Visits to samples in all, fillers of short batches not counted."""
+    num_samples = int(final.facts["num_samples"])
+    epochs, rest = divmod(final.step, math.ceil(num_samples / config.batch_size))
+    return epochs * num_samples + min(rest * config.batch_size, num_samples)
+
+
+def without_effect(config: TrainConfig, *, scored: bool) -> list[str]:
+    """Settings that change nothing, as warnings."""
+    lines = []
+    default = TrainConfig.model_fields["temperature"].default
+    if config.method != "mimic" and config.temperature != default:
+        lines.append(f"`temperature` has no effect with `method: {config.method}`")
+    if not scored and config.mimic != MimicConfig():
+        lines.append("`mimic` has no effect without a reference")
+    if config.mimic.parameters is not None and config.mimic.tower != "image":
+        lines.append("`mimic.tower` has no effect beside `mimic.parameters`")
+    return lines
+
+
+def _put_volatile(context: StageContext, path: str, value: Mapping[str, Any]) -> FileEntry:
+    """A file about this making: may be replaced, and is no part of the content."""
+    data = (json.dumps(value, indent=2) + "\n").encode()
+    uri = join(context.output.root, path)
+    context.output.storage.put(uri, data)
+    return FileEntry(path, 0, len(data), sha256_hex(data), volatile=True)
