@@ -49,10 +49,11 @@ def histogram(low: float, high: float, layers: Sequence[Layer], *, label: str, a
             if count:
                 left, right = frame.x(low + bar * width), frame.x(low + (bar + 1) * width)
                 top, bottom = frame.y(base[bar] + count), frame.y(base[bar])
+                low_end, high_end = number(low + bar * width), number(low + (bar + 1) * width)
                 shapes.append(
                     f'<rect class="{layer.css}" x="{left:.1f}" y="{top:.1f}" '
-                    f'width="{max(0.6, right - left - 0.8):.1f}" height="{bottom - top:.1f}"><title>{escape(layer.name)}: {count:,} from '
-                    f"{number(low + bar * width)} to {number(low + (bar + 1) * width)}</title></rect>"
+                    f'width="{max(0.6, right - left - 0.8):.1f}" height="{bottom - top:.1f}">'
+                    f"<title>{escape(layer.name)}: {count:,} from {low_end} to {high_end}</title></rect>"
                 )
                 base[bar] += count
     return _figure(frame, shapes, label, axis)
@@ -73,18 +74,21 @@ def bars(
     return _figure(frame, shapes, label, axis)
 
 
-def lines(series: Sequence[Line], *, label: str, axis: str, zero_based: bool = False) -> Markup:
-    """Curves over a common horizontal axis, each with a mark where it has few points."""
+def lines(series: Sequence[Line], *, label: str, axis: str) -> Markup:
+    """Curves over a common horizontal axis of whole numbers, with marks where a curve has few points."""
     points = [point for line in series for point in line.points]
     if not points:
         return Markup()
     lowest, highest = min(y for _, y in points), max(y for _, y in points)
     margin = (highest - lowest) * 0.06 or abs(highest) * 0.1 or 1.0
+    first, last = min(x for x, _ in points), max(x for x, _ in points)
+    whole = {tick: number(tick) for tick in ticks(first, last, 4) if tick == round(tick)}
     frame = _Frame(
-        min(x for x, _ in points),
-        max(x for x, _ in points),
-        0.0 if zero_based else lowest - margin,
+        first,
+        last,
+        lowest - margin,
         highest + margin,
+        x_labels=whole,
     )
     shapes = []
     for line in series:
@@ -108,7 +112,10 @@ def number(value: float) -> str:
         return f"{value / 1e3:.3g}k"
     if size >= 1 or value == 0:
         return f"{value:,.4g}"
-    return f"{value:.3g}" if size >= 1e-3 else f"{value:.1e}"
+    if size >= 1e-3:
+        return f"{value:.3g}"
+    digits, _, power = f"{value:.1e}".partition("e")
+    return f"{digits.removesuffix('.0')}e{int(power)}"
 
 
 class _Frame:

@@ -143,11 +143,11 @@ def _percent(share: float | None, digits: int = 1) -> str:
 
 
 def _words(name: str) -> str:
-    return name.replace("_", " ")
+    return name.replace("_", " ").replace("p keep", "p_keep")
 
 
 def _figure(value: float | None, digits: int = 3) -> str:
-    return _NONE if value is None else f"{value:.{digits}f}"
+    return _NONE if value is None else f"{round(value, digits) + 0.0:.{digits}f}"  # + 0.0: no minus zero
 
 
 def _seconds(value: float) -> str:

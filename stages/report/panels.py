@@ -13,13 +13,13 @@ from stages.report import charts
 from stages.report.charts import Layer, Line
 from stages.report.curves import read_history, thinned
 from stages.report.survey import Histogram, Survey, Tally
-from stages.report.view import MISMATCHED, NUM_LABELS
+from stages.report.view import MISMATCHED, NUM_LABELS, P_KEEP
 
 MAX_VISITS = 6
 """Visits shown of a source with more: the first, the last and some between."""
 _CURVES = {
     "loss": "contrastive loss",
-    "effective_batch": "effective batch (share of the batch)",
+    "effective_batch": "effective share of the batch",
     "learning_rate": "learning rate",
     "temperature": "temperature of the weights",
     "direction_norm": "distance to the reference",
@@ -39,9 +39,9 @@ class Panel:
 
 @dataclass(frozen=True)
 class Spread:
-    """The histograms of one source."""
+    """The histograms of one source with several visits, or of all that have one."""
 
-    name: str
+    names: Sequence[str]
     panels: Sequence[Panel]
     left_out: int
     """Visits that are not shown."""
@@ -50,6 +50,7 @@ class Spread:
 def spreads(survey: Survey, has_truth: bool) -> list[Spread]:
     """Histograms by source, one a visit, kept and dropped (and mismatched, where known) told apart."""
     found = []
+    single = Spread([], [], 0)
     for name in survey.tally.means:
         visits = sorted(visit for source, visit in survey.histograms if source == name)
         chosen = sorted({visits[round(i)] for i in np.linspace(0, len(visits) - 1, min(MAX_VISITS, len(visits)))})
@@ -57,9 +58,12 @@ def spreads(survey: Survey, has_truth: bool) -> list[Spread]:
         for visit in chosen:
             histogram = survey.histograms[name, visit]
             title = name if len(visits) == 1 else f"{name}, visit {visit + 1} of {len(visits)}"
-            panels.append(_spread(title.replace("_", " "), histogram, has_truth))
-        found.append(Spread(name, panels, len(visits) - len(chosen)))
-    return found
+            panels.append(_spread(title.replace("_", " ").replace("p keep", "p_keep"), histogram, has_truth))
+        if len(visits) == 1:
+            single = Spread([*single.names, name], [*single.panels, *panels], 0)
+        elif visits:
+            found.append(Spread([name], panels, len(visits) - len(chosen)))
+    return [*found, single] if single.names else found
 
 
 def _spread(title: str, histogram: Histogram, has_truth: bool) -> Panel:
@@ -94,7 +98,7 @@ def deciles(tally: Tally, has_truth: bool, parts: int = 10) -> list[Panel]:
         slices = bins.by_share(parts).reshape(parts, 2, NUM_LABELS)
         kept = slices[:, 1].sum(axis=1) / np.maximum(slices.sum(axis=(1, 2)), 1e-9)
         titles = [_decile_title(i, share, slices[i], has_truth) for i, share in enumerate(kept.tolist())]
-        title = name.replace("_", " ")
+        title = name.replace("_", " ") if name != P_KEEP else name
         label = f"Share kept by tenth of {title}: " + ", ".join(f"{share:.0%}" for share in kept)
         chart = charts.bars(
             kept.tolist(),

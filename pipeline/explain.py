@@ -1,0 +1,96 @@
+"""`gradsieve explain`: one sample's story as people read it."""
+
+from collections.abc import Mapping
+from importlib import import_module
+from typing import Any
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from pipeline.artifact import Artifact
+
+_READER = "stages.report.explain"
+"""Knows how tables are cut and joined; imported when it is asked."""
+_VOTES = {1: "keep", 0: "drop", -1: "abstains"}
+
+
+def explain_view(artifacts: Mapping[str, Artifact], uid: str) -> RenderableType:
+    """Why a sample was kept, dropped or quarantined.
+
+    Args:
+        artifacts: finished artifacts of the run by name.
+        uid: up to 32 hexadecimal digits.
+
+    Raises:
+        UserError: no such sample.
+    """
+    found = import_module(_READER).explain(artifacts, uid)
+    parts: list[RenderableType] = [_heading(found), _facts(found)]
+    if found.scores:
+        parts += ["", _scores(found.scores)]
+    if found.votes:
+        parts += ["", _votes(found.votes)]
+    return Group(*parts)
+
+
+def _heading(found: Any) -> Text:
+    if found.quarantined:
+        return Text.assemble((found.uid, "bold"), "  ", ("quarantined", "magenta"), f": {found.quarantined[0]}")
+    if found.reason is None:
+        return Text.assemble((found.uid, "bold"), "  not decided yet: the selection has not run")
+    if found.reason == "kept":
+        return Text.assemble((found.uid, "bold"), "  ", ("kept", "green"))
+    return Text.assemble((found.uid, "bold"), "  ", ("dropped", "red"), f": {found.reason}")
+
+
+def _facts(found: Any) -> Table:
+    table = Table(show_header=False, box=None, padding=(0, 2, 0, 2))
+    place = found.place
+    length = f", {place.length:,} bytes" if place.length is not None else ""
+    _add(table, "pool shard", place.shard)
+    _add(table, "member", f"{place.member} at offset {place.offset:,}{length}")
+    if found.quarantined and found.quarantined[1]:
+        _add(table, "detail", found.quarantined[1])
+    for name, value in found.decision.items():
+        if value is not None and name != "pattern":
+            _add(table, name.replace("score__", "mean score of "), f"{value:.4f}")
+    if found.output_shard:
+        _add(table, "output shard", found.output_shard)
+    return table
+
+
+def _add(table: Table, name: str, value: str) -> None:
+    """A line of text from the pool: never taken as markup."""
+    table.add_row(Text(name, style="dim"), Text(value))
+
+
+def _scores(scores: Any) -> Table:
+    table = Table(title="scores (higher: keep)", title_justify="left")
+    for column in ("selector", "visit", "score", "place in batch", "place in pool", "weight", "loss", "step"):
+        table.add_column(column, justify="left" if column == "selector" else "right")
+    for score in scores:
+        table.add_row(
+            Text(score.selector),
+            str(score.visit),
+            f"{score.score:.5g}",
+            _optional(score.rank, ".1%"),
+            f"{score.percentile:.1%}",
+            _optional(score.weight, ".3g"),
+            _optional(score.loss, ".4g"),
+            str(score.step) if score.step >= 0 else "",
+        )
+    return table
+
+
+def _optional(value: float | None, form: str) -> str:
+    return "" if value is None else format(value, form)
+
+
+def _votes(votes: Mapping[str, int]) -> Table:
+    table = Table(title="votes", title_justify="left")
+    table.add_column("voter")
+    table.add_column("says")
+    for name, vote in votes.items():
+        table.add_row(Text(name), _VOTES[vote])
+    return table
