@@ -47,6 +47,11 @@ class Sample(NamedTuple):
     members: tuple[Member, ...]
     fault: Fault | None = None
 
+    @property
+    def is_place(self) -> bool:
+        """Whether this is no sample but the place where the archive ends."""
+        return self.length == 0
+
 
 def split_name(name: str) -> tuple[str, str] | None:
     """Key and extension of a member's name; None for what belongs to no sample (no extension, hidden files)."""

@@ -1,0 +1,122 @@
+"""Pass A: a group of consecutive shards becomes sorted runs, once, however often the stage is started."""
+
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+
+import pyarrow as pa
+
+from pipeline.artifact import ArtifactWriter, canonical_json, sha256_hex
+from pipeline.schema import ORDER
+from pipeline.storage import Storage, join
+from stages.pool.quarantine import ShardTally, quarantine_table
+from stages.pool.runs import put_run, sort_by_uid
+from stages.pool.scan import POOL_SCHEMA, Check, ShardRef, scan_shard
+
+WORK = "work"
+"""Folder of private files inside the artifact."""
+_MIN_GROUP_BYTES = 16 << 20
+_MAX_GROUP_BYTES = 2 << 30
+_MANY_GROUPS = 64
+_MAX_GROUPS = 2048
+
+
+@dataclass(frozen=True)
+class ShardFacts:
+    """What shards.parquet says of a shard, and what is broken in it."""
+
+    shard: int
+    path: str
+    bytes: int
+    version: str
+    sha256: str
+    seen: int
+    usable: int
+    fault: str | None
+    reasons: Mapping[str, int]
+
+    def tally(self) -> ShardTally:
+        """Counts of broken samples."""
+        return ShardTally(self.path, self.seen, self.reasons)
+
+
+@dataclass(frozen=True)
+class GroupScan:
+    """Result of one task."""
+
+    stem: str
+    """Name of the group's private files, without ending."""
+    shards: tuple[ShardFacts, ...]
+    normalised: Mapping[str, int]
+
+    def path(self, kind: str) -> str:
+        """Private file: `samples` (POOL by uid), `order` (ORDER by place), `broken` (QUARANTINE by place)."""
+        return f"{self.stem}-{kind}.parquet"
+
+
+def group_shards(shards: Sequence[ShardRef]) -> list[tuple[ShardRef, ...]]:
+    """Consecutive shards, about as many bytes in each group: the same groups for the same shards, anywhere."""
+    target = _group_bytes(sum(shard.bytes for shard in shards))
+    groups: list[list[ShardRef]] = []
+    filled = target
+    for shard in shards:
+        if filled >= target:
+            groups.append([])
+            filled = 0
+        groups[-1].append(shard)
+        filled += shard.bytes
+    return [tuple(group) for group in groups]
+
+
+def planned_groups(total_bytes: int) -> int:
+    """Groups that a pool of so many bytes will have, nearly."""
+    return max(1, -(-total_bytes // _group_bytes(total_bytes)))
+
+
+def _group_bytes(total_bytes: int) -> int:
+    return max(min(total_bytes // _MANY_GROUPS, _MAX_GROUP_BYTES), _MIN_GROUP_BYTES, total_bytes // _MAX_GROUPS)
+
+
+def scan_group(
+    shards: tuple[ShardRef, ...], *, storage: Storage, writer: ArtifactWriter, check: Check, bits: int
+) -> GroupScan:
+    """Scan shards and put their private files, the result's own last; if that is there already, nothing is read."""
+    listed = [[*shard[1:2], *shard[3:]] for shard in shards]
+    stem = f"{WORK}/{shards[0].number:08d}-{sha256_hex(canonical_json([listed, check, bits]))[:16]}"
+    finished = join(writer.root, f"{stem}.json")
+    if storage.exists(finished):
+        return _parse(storage.read_bytes(finished))
+    tables, broken, facts = [POOL_SCHEMA.empty_table()], [], []
+    normalised: Counter[str] = Counter()
+    for shard in shards:
+        scan = scan_shard(storage, shard, check)
+        tables.append(scan.table)
+        broken += scan.broken
+        normalised.update(scan.normalised)
+        reasons = Counter(row.reason for row in scan.broken)
+        facts.append(
+            ShardFacts(
+                shard.number,
+                shard.path,
+                shard.bytes,
+                shard.version,
+                scan.sha256,
+                scan.seen,
+                scan.table.num_rows,
+                scan.fault,
+                dict(reasons),
+            )
+        )
+    result = GroupScan(stem, tuple(facts), {name: count for name, count in normalised.items() if count})
+    samples = pa.concat_tables(tables).combine_chunks()
+    put_run(writer, result.path("samples"), sort_by_uid(samples, "shard", "offset"), bits)
+    writer.put_table(result.path("order"), samples.select(list(ORDER.columns)))
+    writer.put_table(result.path("broken"), quarantine_table(broken))
+    writer.put_json(f"{stem}.json", asdict(result))
+    return result
+
+
+def _parse(data: bytes) -> GroupScan:
+    body = json.loads(data)
+    return GroupScan(body["stem"], tuple(ShardFacts(**facts) for facts in body["shards"]), body["normalised"])
