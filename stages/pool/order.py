@@ -6,9 +6,12 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from pipeline.artifact import ArtifactWriter, FileEntry
+from pipeline.artifact import ArtifactWriter, FileEntry, parquet_bytes
 from pipeline.schema import ORDER
 from pipeline.storage import Storage
+
+_ROW_GROUP = 1 << 16
+"""Rows that a reader of a few samples has to read at least."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +32,8 @@ def put_order(item: OrderItem, *, storage: Storage, writer: ArtifactWriter) -> F
         place = _places(table["shard"].to_numpy(), table["offset"].to_numpy())
         gone = np.isin(place, _places(item.duplicate_shard, item.duplicate_offset))
         table = table.filter(pa.array(~gone))
-    return writer.put_table(f"order/part-{item.part:05d}.parquet", table)
+    data = parquet_bytes(table, row_group_rows=_ROW_GROUP)
+    return writer.put_bytes(f"order/part-{item.part:05d}.parquet", data, rows=table.num_rows)
 
 
 def _places(shard: NDArray[np.uint32], offset: NDArray[np.uint64]) -> NDArray[np.uint64]:
