@@ -48,12 +48,11 @@ class AggregateStage(Stage[AggregateConfig]):
 
     def plan(self, inputs: Mapping[str, Size], rates: Mapping[str, float]) -> StagePlan:
         """Uids, probabilities, patterns and mean scores: about 40 bytes a sample."""
-        del rates
         rows = inputs["votes"].rows
         score_rows = sum(size.rows for role, size in inputs.items() if role.startswith("scores"))
         buckets = planned_buckets(rows)
         peak = (rows * 120 + score_rows * 48) // buckets
-        hours = (rows + score_rows) * 4e-7 / 3600
+        hours = 2 * (rows + score_rows) / rates["rows_per_second_per_cpu"] / 3600
         return StagePlan(Size(rows, rows * 40), partitions=buckets, peak_task_bytes=peak, cpu_hours=hours)
 
     def run(self, context: StageContext) -> StageResult:

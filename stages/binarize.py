@@ -31,14 +31,15 @@ class BinarizeStage(Stage[BinarizeConfig]):
 
     def plan(self, inputs: Mapping[str, Size], rates: Mapping[str, float]) -> StagePlan:
         """Uids do not compress; a vote takes about a quarter of a byte."""
-        del rates
         pool = inputs["pool"].rows
         score_rows = sum(size.rows for role, size in inputs.items() if role.startswith("scores"))
         voters = max(1, round(score_rows / max(1, pool)))
         buckets = planned_buckets(pool)
         size = Size(pool, pool * 16 + score_rows // 4)
         peak = (pool * (16 + voters) + score_rows * 60) // buckets
-        return StagePlan(size, partitions=buckets, peak_task_bytes=peak, cpu_hours=score_rows * 4e-7 / 3600)
+        passes = 4  # counts, two refinements, votes
+        hours = passes * score_rows / rates["rows_per_second_per_cpu"] / 3600
+        return StagePlan(size, partitions=buckets, peak_task_bytes=peak, cpu_hours=hours)
 
     def run(self, context: StageContext) -> StageResult:
         """Find every voter's line, then write the votes."""

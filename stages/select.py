@@ -79,12 +79,21 @@ class SelectStage(Stage[SelectConfig]):
             )
         read_excluded(storage, self.config.exclude)
         wanted = self._metadata_columns()
-        if "metadata" not in external or not wanted:
+        if not wanted:
             return
+        if "metadata" not in external:
+            raise UserError(
+                f"the rule needs metadata: {', '.join(wanted)}",
+                where="select.rule",
+                found="no pool.metadata"
+                + (f"; selectors: {', '.join(sorted(self.selectors))}" if self.selectors else ""),
+                next_step="point pool.metadata at the folder of the pool's .parquet files, or change the rule",
+            )
         first = external["metadata"].files[0].uri
         with storage.open(first) as source:
             columns = pq.ParquetFile(source).schema_arrow.names
-        missing = [name for name in wanted if name not in columns]
+        # Columns that are called as one of the index's own get a prefix there.
+        missing = [name for name in wanted if name not in columns and name.removeprefix("metadata_") not in columns]
         if missing:
             known = f"; selectors: {', '.join(sorted(self.selectors))}" if self.selectors else ""
             raise UserError(
@@ -97,13 +106,13 @@ class SelectStage(Stage[SelectConfig]):
 
     def plan(self, inputs: Mapping[str, Size], rates: Mapping[str, float]) -> StagePlan:
         """Uids and a reason for each sample, and 16 bytes for each that is kept."""
-        del rates
         rows = inputs["pool"].rows
         buckets = planned_buckets(rows)
         kept = round(rows * (self.config.final_fraction() or 0.3))
         text = 400 if self.config.filter_columns() else 0  # captions are read for `basic`
         peak = rows * (160 + text) // buckets
-        hours = rows * 1e-6 / 3600
+        passes = 4  # three for the cuts, one for the reasons
+        hours = passes * rows / rates["rows_per_second_per_cpu"] / 3600
         return StagePlan(Size(kept, rows * 16 + kept * 16), partitions=buckets, peak_task_bytes=peak, cpu_hours=hours)
 
     def run(self, context: StageContext) -> StageResult:

@@ -77,6 +77,8 @@ def find_cuts(engine: Engine, selection: Selection, num_buckets: int) -> list[Cu
             parts = [part for group in answers for part in group[place]]
             if cut.path not in searches:
                 bases[cut.path] = sum(part.base for part in parts)
+                if _is_inclusive(cut, selection.config):
+                    bases[cut.path] -= int(selection.sources.pool.summary["without_metadata"])
                 searches[cut.path] = Search(parts[0].widths, wanted_rows(cut, bases[cut.path], selection.config))
             search = searches[cut.path]
             if request.collect:
@@ -94,7 +96,7 @@ def wanted_rows(cut: CutClause, base: int, config: SelectConfig) -> int:
     clause = cut.clause
     if isinstance(clause, ClipScoreClause):
         assert clause.fraction is not None
-        if config.datacomp_compatible:
+        if _is_inclusive(cut, config):
             # DataComp takes the value at rank int(n * fraction), counted from 0, and everything that reaches it.
             return int(base * clause.fraction) + 1
         return top_count(clause.fraction, base)
@@ -102,6 +104,11 @@ def wanted_rows(cut: CutClause, base: int, config: SelectConfig) -> int:
         return clause.count
     assert clause.fraction is not None
     return top_count(clause.fraction, base)
+
+
+def _is_inclusive(cut: CutClause, config: SelectConfig) -> bool:
+    """Whether the cut is DataComp's: over all metadata rows, all that reach the threshold."""
+    return config.datacomp_compatible and isinstance(cut.clause, ClipScoreClause)
 
 
 def _answer(
@@ -115,7 +122,7 @@ def _answer(
         for place, (cut, request) in enumerate(asked):
             keys, base = evaluation.rankable(cut, frame)
             _add(answers[place], keys, base, request)
-            if isinstance(cut.clause, ClipScoreClause) and selection.config.datacomp_compatible:
+            if isinstance(cut.clause, ClipScoreClause) and _is_inclusive(cut, selection.config):
                 _add(answers[place], *_rows_without_sample(selection, cut.clause, bucket), request)
     return answers
 

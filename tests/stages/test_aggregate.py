@@ -17,6 +17,9 @@ from tests.stages.uid_tables import make_pool, make_scores, put_buckets, random_
 N = 800
 
 
+RATES = {"rows_per_second_per_cpu": 1e7}
+
+
 def make_votes(root, matrix, *, bits=0, fraction=0.5, selectors=None):
     """Votes [n, m] as an artifact, and their uids."""
     hi, lo = random_uids(len(matrix))
@@ -251,6 +254,6 @@ def test_aggregate_config_impossible_values_are_refused(field):
 
 
 def test_aggregate_plan_memory_does_not_grow_with_the_pool():
-    plans = [AggregateStage(AggregateConfig()).plan({"votes": Size(n, n)}, {}) for n in (2**24, 2**30)]
+    plans = [AggregateStage(AggregateConfig()).plan({"votes": Size(n, n)}, RATES) for n in (2**24, 2**30)]
     assert plans[0].peak_task_bytes == plans[1].peak_task_bytes < 2**30
     assert plans[1].output.rows == 2**30

@@ -13,6 +13,7 @@ from tests.artifacts import run_stage
 from tests.stages.uid_tables import make_pool, make_scores, random_uids, read_all
 
 N = 600
+RATES = {"rows_per_second_per_cpu": 1e7}
 
 
 @pytest.fixture
@@ -263,6 +264,6 @@ def test_binarize_config_foretells_the_number_of_voters():
 def test_binarize_plan_memory_does_not_grow_with_the_pool():
     stage = BinarizeStage(BinarizeConfig())
     peaks = [
-        stage.plan({"pool": Size(n, n), "scores/mimic": Size(5 * n, n)}, {}).peak_task_bytes for n in (2**24, 2**30)
+        stage.plan({"pool": Size(n, n), "scores/mimic": Size(5 * n, n)}, RATES).peak_task_bytes for n in (2**24, 2**30)
     ]
     assert peaks[0] == peaks[1] < 2**30

@@ -18,6 +18,7 @@ from tests.artifacts import commit, context, listed, run_stage
 from tests.stages.uid_tables import make_pool, put_buckets, random_uids, read_all
 
 N = 500
+RATES = {"rows_per_second_per_cpu": 1e7}
 
 
 class World:
@@ -305,6 +306,6 @@ def test_select_preflight_refuses_a_broken_exclusion_list(tmp_path):
 
 
 def test_select_plan_memory_does_not_grow_with_the_pool():
-    plans = [SelectStage(SelectConfig()).plan({"pool": Size(n, n)}, {}) for n in (2**24, 2**30)]
+    plans = [SelectStage(SelectConfig()).plan({"pool": Size(n, n)}, RATES) for n in (2**24, 2**30)]
     assert plans[0].peak_task_bytes == plans[1].peak_task_bytes < 2**30
     assert plans[0].output.rows == round(0.3 * 2**24)

@@ -57,7 +57,7 @@ def make_pool(
     if missing is not None:
         files += put_buckets(writer, missing, bits, "missing")
     types = {name: str(column.type) for name, column in (metadata or {}).items()}
-    summary = {"samples": n, "usable": n, "bucket_bits": bits, "metadata_columns": types}
+    summary = {"samples": n, "usable": n, "bucket_bits": bits, "metadata_columns": types, "without_metadata": 0}
     return commit(root, "pool", StageResult(files, summary))
 
 
