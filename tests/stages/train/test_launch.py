@@ -1,0 +1,112 @@
+"""Ranks under Ray Train: same bytes as in this process, lost ranks, errors and warnings that arrive."""
+
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from pipeline.artifact import Artifact
+from pipeline.engine import Engine
+from pipeline.errors import RunError, UserError
+from stages.train import launch, loop
+from stages.train.config import TrainConfig
+from stages.train.stage import TrainStage
+from tests.artifacts import context, listed, run_stage
+from tests.stages.train.test_stage import recipe
+from tests.stages.train.tiny_pool import make_pool
+
+
+@pytest.fixture(scope="module")
+def pool(tmp_path_factory: pytest.TempPathFactory) -> tuple[Artifact, str]:
+    return make_pool(tmp_path_factory.mktemp("pool"), [11, 7, 13])
+
+
+def train(root: Path, pool: tuple[Artifact, str], config: TrainConfig, engine: Engine | None = None) -> Artifact:
+    stage = TrainStage(config, pool_path=pool[1])
+    external = {"shards": listed(pool[1])}
+    return run_stage(stage, root, "training/x", inputs={"pool": pool[0]}, external=external, engine=engine)
+
+
+class DieOnce:
+    """A training whose rank 1 kills its own process at a step, the first time."""
+
+    def __init__(self, marker: Path) -> None:
+        self.marker = str(marker)
+
+    def __call__(self, spec: Any, ranks: Any, device: Any, progress: Any) -> None:
+        whole = loop._Training._one_step
+
+        def dying(training: Any, step: int, local: Any) -> Any:
+            if step == 4 and ranks.rank == 1 and not os.path.exists(self.marker):
+                Path(self.marker).touch()
+                os.kill(os.getpid(), signal.SIGKILL)
+            return whole(training, step, local)
+
+        loop._Training._one_step = dying  # type: ignore[method-assign]
+        try:
+            loop.train(spec, ranks, device, progress)
+        finally:
+            loop._Training._one_step = whole  # type: ignore[method-assign]
+
+
+@pytest.mark.ray
+def test_two_ranks_one_lost_end_in_the_bytes_of_an_undisturbed_run(
+    ray_engine: Engine, pool: tuple[Artifact, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = recipe(num_workers=2, epochs=2)
+    straight = train(tmp_path / "straight", pool, config, ray_engine)
+    monkeypatch.setattr(launch, "_rank", _rank_with(DieOnce(tmp_path / "died")))
+    disturbed = train(tmp_path / "disturbed", pool, config, ray_engine)
+    assert (tmp_path / "died").exists()
+    assert disturbed.manifest.content == straight.manifest.content
+
+
+def _rank_with(function: DieOnce) -> Any:
+    def rank(config: dict[str, Any]) -> None:
+        import ray.train
+        import torch
+
+        from stages.train.ranks import Ranks
+
+        function(config["spec"], Ranks.current(), torch.device("cpu"), launch._BoardProgress(config["board"]))
+        ray.train.report({"done": True})
+
+    return rank
+
+
+@pytest.mark.ray
+def test_one_rank_under_ray_equals_this_process(ray_engine: Engine, pool: tuple[Artifact, str], tmp_path: Path) -> None:
+    config = recipe()
+    here, there = train(tmp_path / "here", pool, config), train(tmp_path / "there", pool, config, ray_engine)
+    assert here.manifest.content == there.manifest.content
+
+
+@pytest.mark.ray
+def test_error_of_a_rank_arrives_as_itself(ray_engine: Engine, pool: tuple[Artifact, str], tmp_path: Path) -> None:
+    with pytest.raises(RunError, match=r"(?s)not finite.*step \d+"):
+        train(tmp_path, pool, recipe(num_workers=2, learning_rate=1e30, warmup=0, epochs=3), ray_engine)
+
+
+def test_several_ranks_in_process_are_refused(pool: tuple[Artifact, str], tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="several ranks need Ray"):
+        train(tmp_path, pool, recipe(num_workers=2))
+
+
+def test_progress_reaches_the_reporter(pool: tuple[Artifact, str], tmp_path: Path) -> None:
+    shown: list[tuple[int, str]] = []
+    made = context(tmp_path, inputs={"pool": pool[0]}, external={"shards": listed(pool[1])})
+
+    class Bar:
+        def set(self, done: int, note: str = "") -> None:
+            shown.append((done, note))
+
+    from contextlib import nullcontext
+
+    made.reporter.bar = lambda *_: nullcontext(Bar())  # type: ignore[method-assign, assignment]
+    TrainStage(recipe(), pool_path=pool[1]).run(made)
+    assert [done for done, _ in shown] == [12, 24, 36]
+    assert all(note.startswith("of 36, loss ") for _, note in shown)
+    assert np.isfinite(float(shown[-1][1].split()[-1]))
