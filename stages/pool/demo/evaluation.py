@@ -31,6 +31,7 @@ def write_evaluation(folder: Path, source: Source, num_images: int, seed: int) -
     _write(digits / "test", [_labelled(source, seed, index) for index in range(num_images)], "cls")
     pairs = folder / RETRIEVAL
     (pairs / "test").mkdir(parents=True)
+    (pairs / "dataset_type.txt").write_text("retrieval\n")
     _write(pairs / "test", [_captioned(source, seed, index) for index in range(num_images)], "txt")
 
 

@@ -22,7 +22,7 @@ from stages.pool.demo.shards import write_shard
 from stages.pool.demo.sources import Source, split_sources
 from stages.pool.demo.truth import trusted_ids, truth_table
 
-VERSION = 1
+VERSION = 2
 """Raised whenever the same seed and size give another pool than before."""
 MIN_SAMPLES = 128
 _RECORD = "demo.json"

@@ -1,7 +1,6 @@
 """Two CLIP models, a smaller and a larger one, trained on a clean sample of their own: the metadata's scores."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,6 +13,7 @@ from pipeline.progress import Bar
 from stages.models.build import Tokenizer, build_model, build_tokenizer
 from stages.models.config import ModelConfig
 from stages.models.encode import encode_images, encode_texts
+from stages.models.threads import fixed_threads
 from stages.pool.demo.captions import describe
 from stages.pool.demo.render import Shot, render
 from stages.pool.demo.scene import draw_scene
@@ -80,7 +80,7 @@ def train_scorer(
 ) -> "tuple[torch.nn.Module, Tokenizer]":
     """Train one CLIP model by its plain contrastive loss, on one thread, so that sums come out the same anywhere."""
     tokenizer = build_tokenizer(recipe.model)
-    with single_thread():
+    with fixed_threads(1):
         model = build_model(recipe.model, seed)
         tokens, images = tokenizer(captions), torch.from_numpy(pixels)
         optimizer = torch.optim.AdamW(model.parameters(), lr=_LEARNING_RATE, betas=(0.9, 0.98), eps=1e-6)
@@ -105,23 +105,12 @@ def similarity(
 ) -> NDArray[np.float64]:
     """Cosine of picture and caption, [N]."""
     cosines = []
-    with single_thread(), torch.inference_mode():
+    with fixed_threads(1), torch.inference_mode():
         for start in range(0, len(captions), 256):
             images = encode_images(model, torch.from_numpy(pixels[start : start + 256]))
             texts = encode_texts(model, tokenizer(captions[start : start + 256]))
             cosines.append((images * texts).sum(-1).double().numpy())
     return np.concatenate(cosines)
-
-
-@contextmanager
-def single_thread() -> Iterator[None]:
-    """One torch thread while the context is open: the order of floating-point sums depends on their number."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
 
 
 def _batches(size: int, epochs: int, seed: int) -> Iterator[torch.Tensor]:

@@ -27,6 +27,7 @@ def test_classification_set_has_clip_benchmarks_files(demo):
 
 def test_retrieval_set_has_captions_and_pictures_that_open(demo):
     folder = demo.evaluation / "wds_pairs_test" / "test"
+    assert (folder.parent / "dataset_type.txt").read_text() == "retrieval\n"
     groups = _groups(folder / "0.tar")
     assert len(groups) == 20
     for group in groups.values():

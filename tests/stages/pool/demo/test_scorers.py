@@ -5,7 +5,7 @@ from PIL import Image
 from sklearn.metrics import roc_auc_score
 
 from pipeline.progress import Reporter
-from stages.pool.demo.scorers import RECIPES, SIDE, clean_sample, similarity, single_thread, thumbnail, train_scorer
+from stages.pool.demo.scorers import RECIPES, SIDE, clean_sample, similarity, thumbnail, train_scorer
 from stages.pool.demo.sources import split_sources
 
 
@@ -48,15 +48,6 @@ def test_training_again_gives_the_same_scores_whatever_the_threads():
         scores.append(similarity(*_train(RECIPES[0], pixels, captions), pixels, captions))
     torch.set_num_threads(threads)
     assert np.array_equal(*scores)
-
-
-def test_single_thread_restores_what_was_set():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(2)
-    with single_thread():
-        assert torch.get_num_threads() == 1
-    assert torch.get_num_threads() == 2
-    torch.set_num_threads(threads)
 
 
 def test_second_scorer_is_the_larger():

@@ -1,0 +1,108 @@
+"""A random subset as large as the kept one: what the filter is measured against."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.artifact import Artifact, Counts
+from pipeline.config_base import Config
+from pipeline.errors import UserError
+from pipeline.schema import POOL, SUBSET, Schema
+from pipeline.stage import Size, Stage, StageContext, StagePlan, StageResult
+from stages.formats.npy import subset_bytes
+from stages.kernels.buckets import bucket_path
+from stages.kernels.radix import Cut, Keys, Request, Search, candidates, histogram
+
+U64 = NDArray[np.uint64]
+_WIDTHS = (64, 64, 64)
+
+
+class RandomSubsetStage(Stage[Config]):
+    """Draws as many samples of the pool as were kept, each as likely as the other.
+
+    Every uid has a priority that depends on it and the seed alone; those with the highest are drawn. So neither the
+    pool's buckets nor the number of tasks have a say.
+    """
+
+    takes: ClassVar[Mapping[str, Schema]] = {"pool": POOL, "subset": SUBSET}
+    gives: ClassVar[Schema] = SUBSET
+
+    def plan(self, inputs: Mapping[str, Size], rates: Mapping[str, float]) -> StagePlan:
+        """Sixteen bytes for each uid that is drawn."""
+        del rates
+        return StagePlan(Size(inputs["subset"].rows, 16 * inputs["subset"].rows))
+
+    def run(self, context: StageContext) -> StageResult:
+        """Find the lowest priority that is drawn, then collect the uids above it, bucket by bucket."""
+        pool, wanted = context.inputs["pool"], int(context.inputs["subset"].summary["kept"])
+        if wanted == 0:
+            raise UserError("nothing was kept, so there is nothing to compare with", where="evaluate.retrain")
+        buckets = range(1 << int(pool.summary["bucket_bits"]))
+        cut = _find_cut(context, pool, buckets, wanted)
+        drawn = context.engine.map(
+            partial(_drawn, pool, context.seed, cut), buckets, name="evaluate: random subset", unit="buckets"
+        )
+        hi, lo = (np.concatenate([part[half] for part in drawn]) for half in (0, 1))
+        entry = context.output.put_bytes("sample_ids.npy", subset_bytes(hi, lo), rows=len(hi))
+        samples = sum(file.rows for file in pool.files("index/"))
+        counts = Counts(samples, len(hi), {"not_drawn": samples - len(hi)})
+        return StageResult((entry,), {"kept": len(hi), "dropped": dict(counts.dropped), "rule": "random"}, counts)
+
+
+def priorities(hi: U64, lo: U64, seed: int) -> U64:
+    """Random-looking priorities of uids, [n]: a finaliser of strong avalanche over both halves and the seed."""
+    with np.errstate(over="ignore"):
+        mixed = _finalise(hi + np.uint64((seed * 0x9E3779B97F4A7C15 + 0x632BE59BD9B4E019) & 0xFFFFFFFFFFFFFFFF))
+        return _finalise(mixed ^ _finalise(lo + np.uint64(0xD1B54A32D192ED03)))
+
+
+def _finalise(values: U64) -> U64:
+    """Two rounds of multiply and xor-shift (the constants of splitmix64)."""
+    values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return values ^ (values >> np.uint64(31))
+
+
+@dataclass(frozen=True)
+class _Found:
+    """A bucket's answer: counts of a digit, or the candidates."""
+
+    counts: NDArray[np.int64] | None
+    keys: Keys | None
+
+
+def _find_cut(context: StageContext, pool: Artifact, buckets: Sequence[int], wanted: int) -> Cut:
+    search = Search(_WIDTHS, wanted)
+    while search.cut is None:
+        request = search.request()
+        answer = partial(_answer, pool, context.seed, request)
+        found = context.engine.map(answer, buckets, name="evaluate: priorities", unit="buckets")
+        if request.collect:
+            search.collect([part.keys for part in found if part.keys is not None])
+        else:
+            search.feed(np.sum([part.counts for part in found if part.counts is not None], axis=0))
+    return search.cut
+
+
+def _answer(pool: Artifact, seed: int, request: Request, bucket: int) -> _Found:
+    keys = _keys(*_uids(pool, bucket), seed)
+    return _Found(None, candidates(keys, request)) if request.collect else _Found(histogram(keys, request), None)
+
+
+def _drawn(pool: Artifact, seed: int, cut: Cut, bucket: int) -> tuple[U64, U64]:
+    hi, lo = _uids(pool, bucket)
+    kept = cut.keeps(_keys(hi, lo, seed))
+    return hi[kept], lo[kept]
+
+
+def _keys(hi: U64, lo: U64, seed: int) -> Keys:
+    return Keys((priorities(hi, lo, seed), hi, lo))
+
+
+def _uids(pool: Artifact, bucket: int) -> tuple[U64, U64]:
+    table = pool.read_table(bucket_path(bucket, "index"), ["uid_hi", "uid_lo"])
+    return table["uid_hi"].to_numpy(), table["uid_lo"].to_numpy()

@@ -1,0 +1,101 @@
+import pytest
+
+from pipeline.errors import UserError
+from pipeline.storage import Storage
+from stages.evaluate_data import find_data_sets, read_examples
+from tests.artifacts import listed
+from tests.stages.evaluation_sets import COLOURS, TEMPLATES, picture, write_set, write_sets
+
+
+def _find(root):
+    return find_data_sets(listed(root), Storage())
+
+
+@pytest.fixture
+def folder(tmp_path):
+    write_sets(tmp_path)
+    return tmp_path
+
+
+def test_sets_are_found_with_kind_classes_and_templates(folder):
+    colours, pairs = _find(folder)
+    assert (colours.name, colours.kind, colours.classes) == ("colours", "classification", tuple(COLOURS))
+    assert colours.templates == TEMPLATES
+    assert (pairs.name, pairs.kind) == ("pairs", "retrieval")
+
+
+def test_a_single_set_is_found_in_its_own_folder(folder):
+    assert [data_set.name for data_set in _find(folder / "wds_colours_test")] == ["colours"]
+
+
+def test_examples_come_in_the_order_of_the_shards_with_their_labels(folder):
+    colours, pairs = _find(folder)
+    labels = [example.label for example in read_examples(colours, Storage())]
+    dealt = [place % 5 for place in range(15)]
+    assert labels == dealt[::2] + dealt[1::2]
+    captions = [example.captions for example in read_examples(pairs, Storage())]
+    assert captions[0] == ("a red thing", "photo of red")
+    assert captions[1:] == [(f"a {colour} thing",) for colour in list(COLOURS)[1:]]
+
+
+def test_images_are_the_stored_bytes(folder):
+    pairs = _find(folder)[1]
+    assert [example.image for example in read_examples(pairs, Storage())] == [picture(c, 99) for c in COLOURS]
+
+
+def test_no_set_is_a_user_error_that_says_how_to_get_one(tmp_path):
+    (tmp_path / "notes.txt").write_text("x")
+    with pytest.raises(UserError, match="gradsieve pool make"):
+        _find(tmp_path)
+
+
+def test_missing_shard_is_a_user_error(folder):
+    (folder / "wds_colours_test" / "test" / "1.tar").unlink()
+    with pytest.raises(UserError, match=r"1 missing, the first .*1\.tar"):
+        _find(folder)
+
+
+@pytest.mark.parametrize(
+    ("path", "text", "message"),
+    [
+        ("wds_colours_test/classnames.txt", "\n", "classnames.txt"),
+        ("wds_colours_test/zeroshot_classification_templates.txt", "a {x}\n", "{c} for the class name"),
+        ("wds_colours_test/zeroshot_classification_templates.txt", "a thing\n", "{c} for the class name"),
+        ("wds_colours_test/test/nshards.txt", "many", "number of shards"),
+        ("wds_pairs_test/dataset_type.txt", "multilabel", "classification or retrieval"),
+    ],
+)
+def test_wrong_side_file_is_a_user_error(folder, path, text, message):
+    (folder / path).write_text(text)
+    with pytest.raises(UserError, match=message):
+        _find(folder)
+
+
+@pytest.mark.parametrize(
+    ("ending", "label", "message"),
+    [("cls", "7", "below 2"), ("cls", "red", "below 2"), ("txt", "0", "and cls")],
+)
+def test_wrong_label_is_a_user_error(tmp_path, ending, label, message):
+    sides = {"classnames": "red\nblue", "zeroshot_classification_templates": "{c}"}
+    write_set(tmp_path / "wds_x_test", [(picture("red"), label)], ending, **sides)
+    with pytest.raises(UserError, match=message):
+        list(read_examples(_find(tmp_path)[0], Storage()))
+
+
+def test_truncated_shard_is_a_user_error(folder):
+    shard = folder / "wds_pairs_test" / "test" / "0.tar"
+    shard.write_bytes(shard.read_bytes()[:3000])
+    with pytest.raises(UserError, match="whole sample"):
+        list(read_examples(_find(folder)[1], Storage()))
+
+
+def test_picture_without_caption_is_a_user_error(tmp_path):
+    write_set(tmp_path / "wds_x_test", [(picture("red"), "")], "txt", dataset_type="retrieval")
+    with pytest.raises(UserError, match="a caption a line"):
+        list(read_examples(_find(tmp_path)[0], Storage()))
+
+
+def test_two_sets_of_one_name_are_a_user_error(folder):
+    write_sets(folder / "more")
+    with pytest.raises(UserError, match="same name"):
+        _find(folder)

@@ -1,0 +1,89 @@
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pipeline.artifact import ArtifactWriter
+from pipeline.config_base import Config
+from pipeline.errors import UserError
+from pipeline.stage import StageResult
+from pipeline.storage import Storage
+from stages.evaluate_retrain import RandomSubsetStage, priorities
+from tests.artifacts import commit, run_stage
+
+
+def _uids(count, seed=0):
+    pairs = np.random.default_rng(seed).integers(0, 2**64, (count, 2), np.uint64)
+    order = np.lexsort((pairs[:, 1], pairs[:, 0]))
+    return pairs[order, 0], pairs[order, 1]
+
+
+def _pool(root, hi, lo, bits):
+    writer = ArtifactWriter(str(root), Storage())
+    buckets = (hi >> np.uint64(64 - bits)).astype(int) if bits else np.zeros(len(hi), int)
+    files = []
+    for bucket in range(1 << bits):
+        rows = buckets == bucket
+        files.append(
+            writer.put_table(f"index/bucket-{bucket:05d}.parquet", pa.table({"uid_hi": hi[rows], "uid_lo": lo[rows]}))
+        )
+    return commit(root, "pool", StageResult(tuple(files), {"bucket_bits": bits}))
+
+
+def _subset(root, kept):
+    return commit(root, "subset", StageResult((), {"kept": kept}))
+
+
+def _draw(tmp_path, hi, lo, kept, bits=2, seed=0):
+    inputs = {"pool": _pool(tmp_path / "pool", hi, lo, bits), "subset": _subset(tmp_path / "subset", kept)}
+    artifact = run_stage(RandomSubsetStage(Config()), tmp_path / "out", "subset_random", inputs=inputs, seed=seed)
+    return artifact, np.load(artifact.uri("sample_ids.npy"))
+
+
+def test_draws_as_many_as_were_kept_sorted_and_from_the_pool(tmp_path):
+    hi, lo = _uids(1000)
+    artifact, drawn = _draw(tmp_path, hi, lo, 333)
+    assert (len(drawn), drawn.dtype) == (333, np.dtype("u8,u8"))
+    assert np.array_equal(drawn, np.unique(drawn))
+    assert set(drawn.tolist()) <= set(zip(hi.tolist(), lo.tolist(), strict=True))
+    assert artifact.summary["kept"] == 333
+    assert artifact.manifest.counts.dropped == {"not_drawn": 667}
+
+
+def test_draw_is_the_highest_priorities(tmp_path):
+    hi, lo = _uids(500)
+    _, drawn = _draw(tmp_path, hi, lo, 50, seed=9)
+    best = np.sort(np.argsort(priorities(hi, lo, 9))[-50:])
+    assert np.array_equal(drawn["f0"], hi[best])
+
+
+@pytest.mark.parametrize("bits", [0, 1, 4])
+def test_buckets_have_no_say(tmp_path, bits):
+    hi, lo = _uids(400)
+    assert np.array_equal(_draw(tmp_path / "a", hi, lo, 100, 2)[1], _draw(tmp_path / "b", hi, lo, 100, bits)[1])
+
+
+def test_another_seed_draws_others(tmp_path):
+    hi, lo = _uids(1000)
+    first, second = (_draw(tmp_path / str(seed), hi, lo, 500, seed=seed)[1] for seed in (1, 2))
+    assert 200 < len(np.intersect1d(first, second)) < 300  # about a half by chance
+
+
+def test_whole_pool_can_be_drawn(tmp_path):
+    hi, lo = _uids(64)
+    assert len(_draw(tmp_path, hi, lo, 64)[1]) == 64
+
+
+def test_nothing_kept_is_a_user_error(tmp_path):
+    with pytest.raises(UserError, match="nothing was kept"):
+        _draw(tmp_path, *_uids(10), 0)
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 2**31), st.integers(0, 2**32))
+def test_priorities_of_neighbouring_uids_look_independent(seed, start):
+    lo = np.arange(start, start + 4096, dtype=np.uint64)
+    values = priorities(np.zeros(4096, np.uint64), lo, seed) / 2.0**64
+    assert abs(values.mean() - 0.5) < 0.03
+    assert abs(np.corrcoef(values[:-1], values[1:])[0, 1]) < 0.08
