@@ -37,7 +37,7 @@ BYTES_PER_ROW = 22
 
 @dataclass(frozen=True)
 class Partition:
-    """One uid bucket of the pool; picklable."""
+    """One uid bucket of the pool."""
 
     bucket: int
     pool: Artifact
@@ -55,13 +55,13 @@ class Partition:
 class Partitions:
     """All partitions, for selectors that must see the pool before they can score it."""
 
-    def __init__(self, engine: Engine, partitions: Sequence[Partition], name: str) -> None:
+    def __init__(self, engine: Engine, pool: Artifact, name: str) -> None:
         """Nothing is read yet."""
-        self._engine, self._partitions, self._name = engine, partitions, name
+        self._engine, self._pool, self._name = engine, pool, name
 
     def map(self, task: Callable[[Partition], Result]) -> list[Result]:
         """Apply a picklable task to every partition, anywhere; small results, in the order of the buckets."""
-        return self._engine.map(task, self._partitions, name=f"{self._name}: fit")
+        return self._engine.map(partial(_apply, task, self._pool), buckets_of(self._pool), name=f"{self._name}: fit")
 
 
 class Scores(NamedTuple):
@@ -146,16 +146,25 @@ class SelectorStage(Selector[ConfigT]):
         """Fit, then score every bucket."""
         pool = context.inputs["pool"]
         check_index(pool, self.metadata_types(), self.name)
-        partitions = [Partition(bucket, pool) for bucket in range(1 << int(pool.summary["bucket_bits"]))]
-        state = self.fit(Partitions(context.engine, partitions, self.name))
-        task = partial(_score_bucket, self, context.output, state)
-        merged = context.engine.map(task, partitions, name=f"{self.name}: score")
+        state = self.fit(Partitions(context.engine, pool, self.name))
+        task = partial(_score_bucket, self, pool, context.output, state)
+        merged = context.engine.map(task, buckets_of(pool), name=f"{self.name}: score")
         return self.result(pool, merged)
 
 
+def buckets_of(pool: Artifact) -> range:
+    """Numbers of the pool's uid buckets."""
+    return range(1 << int(pool.summary["bucket_bits"]))
+
+
+def _apply(task: Callable[[Partition], Result], pool: Artifact, bucket: int) -> Result:
+    return task(Partition(bucket, pool))
+
+
 def _score_bucket(
-    selector: SelectorStage[Config], writer: ArtifactWriter, state: Any, partition: Partition
+    selector: SelectorStage[Any], pool: Artifact, writer: ArtifactWriter, state: Any, bucket: int
 ) -> MergedBucket:
+    partition = Partition(bucket, pool)
     scores = selector.score(partition, state)
     refuse_not_finite(scores, selector.name, partition.path)
     records = np.empty(len(scores.score), record_type(TABLE))

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from pipeline.artifact import Artifact
 from pipeline.errors import UserError
+from pipeline.storage import absolute
 from stages.formats.sample import Sample, decode_sample, sample_place
 from stages.formats.uid_set import read_uid_set
 from stages.models.config import ModelConfig
@@ -30,7 +31,7 @@ class LoaderSpec:
     pool: Artifact
     """Its storage must reach the shards below `pool_path` and `samples` as well."""
     pool_path: str
-    """Folder or prefix that the pool's shard paths are relative to."""
+    """Folder or prefix that the pool's shard paths are relative to; made absolute, as ranks run in other folders."""
     model: ModelConfig
     seed: int
     lanes: int
@@ -43,6 +44,11 @@ class LoaderSpec:
     decode_threads: int = 2
     prefetch: int = 2
     """Batches that are prepared ahead."""
+
+    def __post_init__(self) -> None:
+        """Make places absolute."""
+        object.__setattr__(self, "pool_path", absolute(self.pool_path))
+        object.__setattr__(self, "samples", tuple(map(absolute, self.samples)))
 
 
 @dataclass(frozen=True)

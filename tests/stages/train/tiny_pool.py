@@ -6,8 +6,8 @@ import tarfile
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 from PIL import Image
 
 from pipeline.artifact import Artifact, ArtifactWriter, FileEntry
@@ -34,9 +34,19 @@ def caption_of(number: int) -> str:
 
 
 def make_pool(
-    root: Path, counts: Sequence[int], *, bits: int = BITS, parts: int = 2, group_rows: int = 5, side: int = 16
+    root: Path,
+    counts: Sequence[int],
+    *,
+    bits: int = BITS,
+    parts: int = 2,
+    group_rows: int = 5,
+    side: int = 16,
+    metadata: pa.Table | None = None,
 ) -> tuple[Artifact, str]:
-    """(pool artifact, pool path): shard s has `counts[s]` samples; sample numbers run through all shards."""
+    """(pool artifact, pool path): shard s has `counts[s]` samples; sample numbers run through all shards.
+
+    Row i of `metadata` is joined to sample i.
+    """
     pool_path = root / "tars"
     pool_path.mkdir(parents=True)
     rows: list[dict[str, object]] = []
@@ -44,7 +54,10 @@ def make_pool(
         rows += _write_shard(pool_path / f"{shard:08d}.tar", shard, len(rows), count, side)
     writer = ArtifactWriter(str(root / "pool"), Storage())
     files = [_put_order(writer, rows, counts, parts, group_rows, part) for part in range(parts)]
-    files += [_put_index(writer, rows, bits, bucket) for bucket in range(1 << bits)]
+    index = pa.Table.from_pylist(rows, pa.schema(list(POOL.columns.items())))
+    for name in metadata.column_names if metadata is not None else ():
+        index = index.append_column(name, metadata[name])
+    files += [_put_index(writer, index, bits, bucket) for bucket in range(1 << bits)]
     shards = {
         "shard": pa.array(range(len(counts)), pa.uint32()),
         "path": [f"{shard:08d}.tar" for shard in range(len(counts))],
@@ -90,17 +103,11 @@ def _put_order(
     mine = [{name: row[name] for name in ORDER.columns} for row in rows if first <= int(str(row["shard"])) < stop]
     table = pa.Table.from_pylist(mine, pa.schema(list(ORDER.columns.items())))
     sink = io.BytesIO()
-    import pyarrow.parquet as pq
-
     pq.write_table(table, sink, row_group_size=group)
     return writer.put_bytes(f"order/part-{part:05d}.parquet", sink.getvalue(), rows=table.num_rows)
 
 
-def _put_index(writer: ArtifactWriter, rows: list[dict[str, object]], bits: int, bucket: int) -> FileEntry:
-    schema = pa.schema([*POOL.columns.items(), ("clip_l14_similarity_score", pa.float32())])
-    for row in rows:
-        row["clip_l14_similarity_score"] = float(np.float32(int(str(row["uid_lo"])) % 97 / 97))
-    table = pa.Table.from_pylist(rows, schema)
-    mine = table.filter(bucket_of(table["uid_hi"].to_numpy(), bits) == bucket)
+def _put_index(writer: ArtifactWriter, index: pa.Table, bits: int, bucket: int) -> FileEntry:
+    mine = index.filter(pa.array(bucket_of(index["uid_hi"].to_numpy(), bits) == bucket))
     mine = mine.sort_by([("uid_hi", "ascending"), ("uid_lo", "ascending")])
     return writer.put_table(f"index/bucket-{bucket:05d}.parquet", mine)

@@ -1,0 +1,100 @@
+"""How well image and caption of a sample agree, by a CLIP model: from the metadata, or by the reference itself."""
+
+from collections.abc import Mapping
+from functools import partial
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+from pydantic import model_validator
+
+from pipeline.config_base import Config
+from pipeline.schema import MODEL, POOL, Schema
+from pipeline.stage import External, Size, StageContext, StagePlan, StageResult
+from stages.formats.score_parts import merge_bucket, pieces_by_bucket
+from stages.selectors.base import TABLE, Partition, Scores, SelectorStage
+from stages.selectors.clip_encode import SLICE_ROWS, OrderSlice, score_slice, slices
+from stages.selectors.metadata_columns import TypeTest, is_number
+
+_TASK_BYTES = 1 << 30
+_SAMPLES_PER_SECOND = 20.0
+
+
+class ClipScoreConfig(Config):
+    """Cosine similarity of image and caption; give `column` or `model`."""
+
+    kind: Literal["clip_score"]
+    """Which method this is."""
+    column: str | None = None
+    """Metadata column that holds it, such as clip_l14_similarity_score."""
+    model: Literal["reference"] | None = None
+    """Encode the pool with the reference model; takes a pass over all images."""
+
+    @model_validator(mode="after")
+    def _one_source(self) -> "ClipScoreConfig":
+        if (self.column is None) == (self.model is None):
+            raise ValueError("give either `column` (of the metadata) or `model: reference`")
+        return self
+
+    def roles(self) -> tuple[str, ...]:
+        """What it is made from."""
+        return ("pool",) if self.column is not None else ("pool", "reference")
+
+
+class ClipScoreSelector(SelectorStage[ClipScoreConfig]):
+    """One score for each sample; from metadata, none where the column is null."""
+
+    takes: ClassVar[Mapping[str, Schema]] = {"pool": POOL, "reference": MODEL}
+
+    def metadata_types(self) -> Mapping[str, TypeTest]:
+        """The column, if the score is one."""
+        return {self.config.column: is_number} if self.config.column is not None else {}
+
+    def external(self) -> Mapping[str, External]:
+        """The metadata's header, or the pool's shards; the pool artifact vouches for the content of both."""
+        if self.config.column is not None:
+            return super().external()
+        return {"shards": External(self.pool_path, identity=False, suffix=".tar")}
+
+    def plan(self, inputs: Mapping[str, Size], rates: Mapping[str, float]) -> StagePlan:
+        """One pass over the index, or over all images."""
+        plan = super().plan(inputs, rates)
+        if self.config.column is not None:
+            return plan
+        rows = inputs["pool"].rows
+        hours = rows / rates.get("score_samples_per_second_per_cpu", _SAMPLES_PER_SECOND) / 3600
+        return StagePlan(plan.output, max(1, -(-rows // SLICE_ROWS)), _TASK_BYTES, cpu_hours=hours)
+
+    def score(self, partition: Partition, state: Any) -> Scores:
+        """The column where it is not null."""
+        del state
+        assert self.config.column is not None
+        table = partition.read(["uid_hi", "uid_lo", self.config.column])
+        table = table.filter(table[self.config.column].is_valid())
+        return Scores(
+            table["uid_hi"].to_numpy(),
+            table["uid_lo"].to_numpy(),
+            table[self.config.column].to_numpy().astype(np.float32),
+        )
+
+    def run(self, context: StageContext) -> StageResult:
+        """Take the column, or encode the pool in the order of its shards and merge the scores by uid."""
+        if self.config.column is not None:
+            return super().run(context)
+        pool = context.inputs["pool"]
+        bits = int(pool.summary["bucket_bits"])
+        encode = partial(
+            score_slice,
+            pool=pool,
+            pool_path=context.external["shards"].uri,
+            reference=context.inputs["reference"],
+            writer=context.output,
+            bits=bits,
+        )
+        parts = context.engine.map(encode, slices(pool), name=f"{self.name}: encode", unit="samples", weigh=_slice_rows)
+        merge = partial(merge_bucket, writer=context.output, schema=TABLE)
+        merged = context.engine.map(merge, pieces_by_bucket(parts, bits), name=f"{self.name}: merge")
+        return self.result(pool, merged)
+
+
+def _slice_rows(piece: OrderSlice) -> int:
+    return piece.rows
