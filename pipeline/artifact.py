@@ -130,8 +130,8 @@ class Artifact:
     """A finished artifact, opened for reading."""
 
     root: str
-    manifest: Manifest
-    storage: Storage
+    manifest: Manifest = field(repr=False)
+    storage: Storage = field(repr=False)
 
     @property
     def summary(self) -> Mapping[str, Any]:

@@ -20,7 +20,7 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def finished(workplace: Path) -> Path:
     """The output folder of a finished run of the tiny configuration."""
-    result = run_tiny(workplace)
+    result = run_tiny(workplace, "cluster.executor=in_process")
     assert result.returncode == 0, result.stderr
     (workplace / "stdout.txt").write_text(result.stdout)
     (workplace / "stderr.txt").write_text(result.stderr)

@@ -15,6 +15,8 @@ from pipeline.run_record import open_artifacts
 from pipeline.storage import Storage
 from tests.end_to_end.runs import TINY, digests, gradsieve, run_tiny
 
+QUICK = ("evaluate=off", "cluster.executor=in_process")
+
 pytestmark = [pytest.mark.slow, pytest.mark.ray]
 
 
@@ -121,8 +123,8 @@ def test_rerun_of_a_finished_run_does_nothing_and_needs_neither_ray_nor_torch(fi
 
 
 def test_second_run_elsewhere_gives_identical_subset_and_shards(finished: Path) -> None:
-    """Another output, another number of tasks, no Ray for the data stages: the same bytes."""
-    result = run_tiny(finished.parents[1], "output=runs/again", "cluster.executor=in_process")
+    """Another output, and Ray for training and the data stages instead of one process: the same bytes."""
+    result = run_tiny(finished.parents[1], "output=runs/again", "cluster.executor=ray")
     assert result.returncode == 0, result.stderr
     again = finished.parent / "again"
     for deliverable in ("subset", "shards"):
@@ -136,7 +138,7 @@ def test_second_run_elsewhere_gives_identical_subset_and_shards(finished: Path) 
 def test_config_change_reruns_only_what_depends_on_it(finished: Path) -> None:
     workplace = finished.parents[1]
     store = f"store={finished / 'store'}"
-    result = run_tiny(workplace, "output=runs/quarter", store, "select.rule.top.fraction=0.25", "evaluate=off")
+    result = run_tiny(workplace, "output=runs/quarter", store, "select.rule.top.fraction=0.25", *QUICK)
     assert result.returncode == 0, result.stderr
     record = json.loads((workplace / "runs/quarter/run.json").read_text())
     states = {name: entry["state"] for name, entry in record["stages"].items()}
@@ -148,9 +150,9 @@ def test_config_change_reruns_only_what_depends_on_it(finished: Path) -> None:
 def test_deliverables_of_a_smaller_result_leave_no_stale_shard(finished: Path) -> None:
     workplace = finished.parents[1]
     store, output = f"store={finished / 'store'}", "output=runs/shrinking"
-    assert run_tiny(workplace, output, store, "evaluate=off").returncode == 0
+    assert run_tiny(workplace, output, store, *QUICK).returncode == 0
     wide = set(digests(workplace / "runs/shrinking/shards"))
-    assert run_tiny(workplace, output, store, "evaluate=off", "select.rule.top.fraction=0.1").returncode == 0
+    assert run_tiny(workplace, output, store, *QUICK, "select.rule.top.fraction=0.1").returncode == 0
     narrow = set(digests(workplace / "runs/shrinking/shards"))
     assert narrow < wide
     sizes = json.loads((workplace / "runs/shrinking/shards/sizes.json").read_text())
@@ -160,7 +162,7 @@ def test_deliverables_of_a_smaller_result_leave_no_stale_shard(finished: Path) -
 def test_until_stops_early_and_leaves_the_rest_undone(finished: Path) -> None:
     workplace = finished.parents[1]
     store = f"store={finished / 'store'}"
-    result = run_tiny(workplace, "output=runs/early", store, "aggregate.steps=900", "--until", "aggregate")
+    result = run_tiny(workplace, "output=runs/early", store, "aggregate.steps=900", *QUICK, "--until", "aggregate")
     assert result.returncode == 0, result.stderr
     record = json.loads((workplace / "runs/early/run.json").read_text())
     assert "subset" not in record["stages"]
@@ -199,7 +201,7 @@ def test_other_truth_changes_the_report_and_nothing_else(finished: Path) -> None
     truth = pl.read_parquet(workplace / "pool/truth.parquet")
     truth.with_columns(~pl.col("mismatched")).write_parquet(workplace / "other_truth.parquet")
     arguments = ("output=runs/other_truth", f"store={finished / 'store'}", "report.truth=other_truth.parquet")
-    result = run_tiny(workplace, *arguments, "evaluate=off")
+    result = run_tiny(workplace, *arguments, *QUICK)
     assert result.returncode == 0, result.stderr
     for deliverable in ("subset", "shards"):
         assert digests(workplace / "runs/other_truth" / deliverable) == digests(finished / deliverable)
