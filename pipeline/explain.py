@@ -66,20 +66,22 @@ def _add(table: Table, name: str, value: str) -> None:
 
 
 def _scores(scores: Any) -> Table:
-    table = Table(title="scores (higher: keep)", title_justify="left")
-    for column in ("selector", "visit", "score", "place in batch", "place in pool", "weight", "loss", "step"):
-        table.add_column(column, justify="left" if column == "selector" else "right")
-    for score in scores:
-        table.add_row(
-            Text(score.selector),
-            str(score.visit),
-            f"{score.score:.5g}",
-            _optional(score.rank, ".1%"),
-            f"{score.percentile:.1%}",
-            _optional(score.weight, ".3g"),
-            _optional(score.loss, ".4g"),
-            str(score.step) if score.step >= 0 else "",
-        )
+    columns = {
+        "selector": [score.selector for score in scores],
+        "visit": [str(score.visit) for score in scores],
+        "score": [f"{score.score + 0.0:.4g}" for score in scores],  # + 0.0: no minus zero
+        "in batch": [_optional(score.rank, ".1%") for score in scores],
+        "in pool": [f"{score.percentile:.1%}" for score in scores],
+        "weight": [_optional(score.weight, ".3g") for score in scores],
+        "loss": [_optional(score.loss, ".4g") for score in scores],
+        "step": [str(score.step) if score.step >= 0 else "" for score in scores],
+    }
+    table = Table(title="scores: higher means keep; share of batch and pool below", title_justify="left")
+    shown = {name: values for name, values in columns.items() if any(values)}
+    for name in shown:
+        table.add_column(name, justify="left" if name == "selector" else "right", no_wrap=name != "selector")
+    for row in zip(*shown.values(), strict=True):
+        table.add_row(*map(Text, row))
     return table
 
 

@@ -39,7 +39,7 @@ def _heading(record: Mapping[str, Any], stages: Mapping[str, Mapping[str, Any]])
 
 def _stages(stages: Mapping[str, Mapping[str, Any]]) -> Table:
     table = Table()
-    for column in ("stage", "state", "rows", "seconds", "where"):
+    for column in ("stage", "state", "rows", "seconds", "what came of it", "where"):
         table.add_column(column, justify="right" if column in ("rows", "seconds") else "left", overflow="fold")
     for name, stage in stages.items():
         state = str(stage["state"])
@@ -49,6 +49,18 @@ def _stages(stages: Mapping[str, Mapping[str, Any]]) -> Table:
             Text(state, style=STYLES.get(state, "")),
             f"{stage['rows']:,}" if stage.get("rows") is not None else "",
             f"{seconds:,.1f}" if seconds is not None else "",
+            Text(_counts(stage.get("counts"))),
             Text(str(stage.get("root", ""))),
         )
     return table
+
+
+def _counts(counts: Mapping[str, Any] | None) -> str:
+    """Samples in and out, where the record holds the stage's counts."""
+    if not counts:
+        return ""
+    parts = [f"{counts['seen']:,} in", f"{counts['out']:,} out"]
+    dropped = sum(counts.get("dropped", {}).values())
+    parts += [f"{dropped:,} dropped"] if dropped else []
+    parts += [f"{counts['quarantined']:,} quarantined"] if counts.get("quarantined") else []
+    return ", ".join(parts)

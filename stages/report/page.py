@@ -9,7 +9,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from stages.report import panels
-from stages.report.findings import findings, latest_metrics
+from stages.report.findings import METRICS, findings, latest_metrics
 from stages.report.gallery import Shown, Wish
 from stages.report.panels import Panel
 from stages.report.pictures import Picture
@@ -143,7 +143,7 @@ def _percent(share: float | None, digits: int = 1) -> str:
 
 
 def _words(name: str) -> str:
-    return name.replace("_", " ").replace("p keep", "p_keep")
+    return METRICS.get(name, name).replace("_", " ").replace("p keep", "p_keep")
 
 
 def _figure(value: float | None, digits: int = 3) -> str:

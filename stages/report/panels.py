@@ -12,6 +12,7 @@ from pipeline.artifact import Artifact
 from stages.report import charts
 from stages.report.charts import Layer, Line
 from stages.report.curves import read_history, thinned
+from stages.report.findings import METRICS
 from stages.report.survey import Histogram, Survey, Tally
 from stages.report.view import MISMATCHED, NUM_LABELS, P_KEEP
 
@@ -120,7 +121,7 @@ def _decile_title(index: int, kept: float, cells: NDArray[np.float64], has_truth
     return text
 
 
-def curves(trainings: Mapping[str, Artifact], evaluation: Sequence[Mapping[str, Any]]) -> list[Panel]:
+def curves(trainings: Mapping[str, Artifact], evaluation: Mapping[str, Any] | None) -> list[Panel]:
     """Learning curves of the scored training, losses of the others, zero-shot accuracy by epoch."""
     panels = []
     for place, (name, artifact) in enumerate(trainings.items()):
@@ -141,11 +142,13 @@ def curves(trainings: Mapping[str, Artifact], evaluation: Sequence[Mapping[str, 
         if all(line.points for line in scores):
             chart = charts.lines(scores, label=f"Quantiles of the scores of {name} by step", axis="step")
             panels.append(Panel(f"{name}: scores in a batch", chart, [(line.css, line.name) for line in scores]))
-    return panels + _by_epoch(evaluation)
+    return panels + (_by_epoch(evaluation) if evaluation else [])
 
 
-def _by_epoch(results: Sequence[Mapping[str, Any]]) -> list[Panel]:
-    """One chart a metric for models that were evaluated at several epochs."""
+def _by_epoch(evaluation: Mapping[str, Any]) -> list[Panel]:
+    """The main metric of each data set, for models that were evaluated at several epochs."""
+    main = {name: kind["main_metric"] for name, kind in evaluation["summary"].get("data_sets", {}).items()}
+    results = [row for row in evaluation["results"] if main.get(row["dataset"], row["metric"]) == row["metric"]]
     panels = []
     styles = ("first", "second", "third", "fourth")
     for dataset, metric in sorted({(row["dataset"], row["metric"]) for row in results}):
@@ -154,11 +157,11 @@ def _by_epoch(results: Sequence[Mapping[str, Any]]) -> list[Panel]:
         series: list[Line] = []
         for model in models:
             own = [row for row in rows if row["model"] == model and row.get("epoch") is not None]
-            points = sorted((float(row["epoch"]), float(row["value"])) for row in own)
+            points = sorted((float(row["epoch"]) + 1, float(row["value"])) for row in own)
             if len(points) > 1:
                 series.append(Line(model, styles[len(series) % len(styles)], points))
         if series:
-            title = f"{metric} on {dataset}".replace("_", " ")
-            chart = charts.lines(series, label=f"{title} by epoch", axis="epoch")
+            title = f"{METRICS.get(metric, metric)} on {dataset}".replace("_", " ")
+            chart = charts.lines(series, label=f"{title} by epoch", axis="epochs trained")
             panels.append(Panel(title, chart, [(line.css, line.name) for line in series]))
     return panels

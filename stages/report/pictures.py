@@ -3,7 +3,6 @@
 import base64
 import io
 import json
-import tarfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
@@ -11,6 +10,8 @@ from PIL import Image, ImageOps
 
 from pipeline.artifact import Artifact
 from pipeline.storage import Storage, join
+from stages.formats.pair import IMAGE_EXTENSIONS
+from stages.formats.tar import read_members
 from stages.report.gallery import Shown
 
 EDGE = 96
@@ -18,7 +19,6 @@ EDGE = 96
 _QUALITY = 80
 _MAX_CAPTION = 240
 _MAX_PIXELS = 64_000_000
-_IMAGE_ENDINGS = ("jpg", "jpeg", "png", "webp")
 
 
 @dataclass(frozen=True)
@@ -48,14 +48,9 @@ def read_pictures(storage: Storage, pool: Artifact, pool_path: str, wanted: Iter
 
 def picture_of(sample: bytes) -> Picture:
     """Thumbnail and caption from one sample's stretch of a tar."""
-    with tarfile.open(fileobj=io.BytesIO(sample), mode="r:") as tar:
-        members = {
-            member.name.rpartition(".")[2].lower(): file.read()
-            for member in tar
-            if (file := tar.extractfile(member)) is not None
-        }
+    members = {name.rpartition(".")[2].lower(): data for name, data in read_members(sample)}
     caption = _caption(members)
-    encoded = next((members[ending] for ending in _IMAGE_ENDINGS if ending in members), None)
+    encoded = next((members[ending] for ending in IMAGE_EXTENSIONS if ending in members), None)
     if encoded is None:
         return Picture(None, 0, 0, caption, "no image member")
     try:

@@ -86,12 +86,11 @@ class ReportStage(Stage[ReportConfig]):
         wanted = wishes([source.name for source in pool.sources], self.config.gallery)
         chosen = choose(context.engine, pool, wanted, means)
         facts = collect(context.inputs, found.tally, aucs, context.seed)
-        results = facts["evaluation"]["results"] if facts["evaluation"] else []
         content = Content(
             self.config.title,
             facts,
             found,
-            curves(trainings(context.inputs), results),
+            curves(trainings(context.inputs), facts["evaluation"]),
             self._galleries(context, pool, wanted, chosen),
             worst_shards(pool.index),
             pool.truth is not None,
