@@ -26,6 +26,7 @@ from stages.kernels.uid import UID_DTYPE, to_records
 from stages.select_config import DECISION, POOL_COLUMNS, RANDOM, SelectConfig
 from stages.select_cuts import CutFound, Selection, find_cuts
 from stages.select_exclude import read_excluded
+from stages.select_filters import write_filters
 from stages.select_frame import Frame, Sources
 from stages.select_rules import first_failing
 
@@ -119,16 +120,23 @@ class SelectStage(Stage[SelectConfig]):
         """Find the rule's cuts, judge every sample, write reasons and the subset file."""
         pool, decisions = context.inputs["pool"], context.inputs["decisions"]
         num_buckets = 1 << int(pool.summary["bucket_bits"])
-        names, filters = tuple(self.config.names()), tuple(self.config.filter_columns())
-        sources = Sources(pool, decisions, names, filters, self.config.seed)
-        sources.check()
-        selection = Selection(self.config, sources, context.storage)
+        names, clip_scores = tuple(self.config.names()), tuple(self.config.clip_columns())
+        sources = Sources(pool, decisions, names, clip_scores, self.config.seed, context.output)
+        sources.check(self.config.basic_columns())
+        filters: list[FileEntry] = []
+        if self.config.basics():
+            test = partial(write_filters, self.config, pool, context.storage, context.output)
+            filters = context.engine.map(test, range(num_buckets), name="select: basic filter")
+        selection = Selection(self.config, sources)
         cuts = find_cuts(context.engine, selection, num_buckets)
         selection = selection.with_cuts({found.cut.path: found.threshold for found in cuts})
 
         groups = bucket_groups(num_buckets, _GROUPS)
         judged = context.engine.map(
-            partial(_judge_group, selection, context.output), groups, name="select: subset", weigh=len
+            partial(_judge_group, selection, context.storage, context.output),
+            groups,
+            name="select: subset",
+            weigh=len,
         )
         parts = [part for group in judged for part in group]
         reasons: Counter[str] = Counter()
@@ -150,7 +158,7 @@ class SelectStage(Stage[SelectConfig]):
             "cuts": [_describe(found) for found in cuts],
         }
         counts = Counts(sum(file.rows for file in pool.files("index/")), kept, dropped)
-        return StageResult((ids, *entries), summary, counts)
+        return StageResult((ids, *entries, *filters), summary, counts)
 
     def _metadata_columns(self) -> list[str]:
         """Columns that the metadata must have, as far as is known now."""
@@ -171,8 +179,8 @@ class _Part:
     num_listed: int
 
 
-def _judge_group(selection: Selection, output: ArtifactWriter, buckets: Sequence[int]) -> list[_Part]:
-    excluded = read_excluded(selection.storage, selection.config.exclude)
+def _judge_group(selection: Selection, storage: Storage, output: ArtifactWriter, buckets: Sequence[int]) -> list[_Part]:
+    excluded = read_excluded(storage, selection.config.exclude)
     return [_judge(selection, excluded, output, bucket) for bucket in buckets]
 
 

@@ -16,6 +16,8 @@ from pydantic import ConfigDict, Field, field_validator, model_validator
 
 from pipeline.config_base import Config
 
+Path = tuple[int, ...]
+"""Place of a clause in a rule: numbers of the children from the root."""
 RankBase = Literal["pool", "scored", "selected"]
 DECISION = "p_keep"
 RANDOM = "random"
@@ -164,9 +166,14 @@ class Rule(Config):
 
     def walk(self) -> "Iterator[Rule]":
         """This clause and all inside it."""
-        yield self
-        for child in self.all or self.any or ([self.not_] if self.not_ else []):
-            yield from child.walk()
+        for _, rule in self.places():
+            yield rule
+
+    def places(self, path: Path = ()) -> "Iterator[tuple[Path, Rule]]":
+        """This clause and all inside it, each with its place."""
+        yield path, self
+        for number, child in enumerate(self.all or self.any or ([self.not_] if self.not_ else [])):
+            yield from child.places((*path, number))
 
     @property
     def label(self) -> str:
@@ -223,16 +230,26 @@ class SelectConfig(Config):
         clauses = [clause.top or clause.bottom or clause.at_least for clause in self.rule.walk()]
         return sorted({clause.by for clause in clauses if clause is not None})
 
+    def basics(self) -> dict[Path, BasicClause]:
+        """All `basic` clauses by their place."""
+        return {path: rule.basic for path, rule in self.rule.places() if rule.basic}
+
+    def basic_columns(self) -> list[str]:
+        """Metadata columns that `basic` clauses need."""
+        return sorted({name for clause in self.basics().values() for name in clause.columns})
+
+    def clip_columns(self) -> list[str]:
+        """Metadata columns that `clip_score` clauses need."""
+        return sorted({rule.clip_score.column for rule in self.rule.walk() if rule.clip_score})
+
     def filter_columns(self) -> list[str]:
-        """Metadata columns that `basic` and `clip_score` need."""
-        columns = [clause.basic.columns for clause in self.rule.walk() if clause.basic]
-        columns += [[clause.clip_score.column] for clause in self.rule.walk() if clause.clip_score]
-        return sorted({name for some in columns for name in some})
+        """Metadata columns that `basic` and `clip_score` clauses need."""
+        return sorted({*self.basic_columns(), *self.clip_columns()})
 
     def models(self) -> list[str]:
         """Language models that the rule needs."""
-        basics = [clause.basic.language for clause in self.rule.walk() if clause.basic]
-        return sorted({language.fasttext for language in basics if isinstance(language, FastText)})
+        languages = [clause.language for clause in self.basics().values()]
+        return sorted({language.fasttext for language in languages if isinstance(language, FastText)})
 
 
 def _check_selected(rule: Rule, before: Literal["none before", "some before"]) -> None:

@@ -1,21 +1,18 @@
 """The lines that `top`, `bottom` and `clip_score` clauses draw through the whole pool, all found together."""
 
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache, partial
-from pathlib import Path as LocalPath
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.engine import Engine
-from pipeline.storage import Storage, absolute, is_s3
 from stages.kernels.buckets import bucket_groups
 from stages.kernels.radix import Cut, Keys, Request, Search, candidates, histogram, top_count
-from stages.select_config import ClipScoreClause, SelectConfig
+from stages.select_config import ClipScoreClause, Path, SelectConfig
 from stages.select_frame import Frame, Sources, column_values, read_missing
-from stages.select_rules import CutClause, Evaluation, Path, cut_clauses
+from stages.select_rules import CutClause, Evaluation, cut_clauses
 
 _HISTOGRAMS = 512
 """Histograms (of 512 KiB) that may meet on the driver in one pass."""
@@ -27,17 +24,15 @@ class Selection:
 
     config: SelectConfig
     sources: Sources
-    storage: Storage
     cuts: Mapping[Path, Cut] = field(default_factory=dict)
 
     def evaluation(self) -> Evaluation:
-        """The rule's parameters, with language models at hand on this node."""
-        models = {uri: local_model(self.storage, uri) for uri in self.config.models()}
-        return Evaluation(self.cuts, self.config.unscored, self.config.datacomp_compatible, models)
+        """The rule's parameters as far as they are known."""
+        return Evaluation(self.cuts, self.config.unscored, self.config.datacomp_compatible)
 
     def with_cuts(self, cuts: Mapping[Path, Cut]) -> "Selection":
         """The same with these cuts known."""
-        return Selection(self.config, self.sources, self.storage, dict(cuts))
+        return Selection(self.config, self.sources, dict(cuts))
 
 
 @dataclass(frozen=True)
@@ -143,35 +138,3 @@ def _rows_without_sample(selection: Selection, clause: ClipScoreClause, bucket: 
     rows = read_missing(selection.sources.pool, bucket, [clause.column])
     values = column_values(rows[clause.column])
     return Keys(values.keys).take(values.present), rows.height
-
-
-def local_model(storage: Storage, uri: str) -> str:
-    """Path of a language model on this node; one in an object store is fetched once a process."""
-    if not is_s3(uri):
-        return absolute(uri)
-    return _fetched(uri, storage.stat(uri).version, _Reader(storage))
-
-
-@dataclass(frozen=True, eq=False)
-class _Reader:
-    """A storage handle that takes no part in what a cache compares."""
-
-    storage: Storage
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Reader)
-
-    def __hash__(self) -> int:
-        return 0
-
-
-@lru_cache(maxsize=4)
-def _fetched(uri: str, version: str, reader: _Reader) -> str:
-    del version  # part of the key: another version is another file
-    folder = LocalPath(tempfile.mkdtemp(prefix="language-model-"))
-    local = folder / "model.bin"
-    local.write_bytes(reader.storage.read_bytes(uri))
-    return str(local)
-
-
-__all__ = ["CutFound", "Frame", "Selection", "find_cuts"]

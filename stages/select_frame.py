@@ -8,15 +8,23 @@ import polars as pl
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from pipeline.artifact import Artifact
+from pipeline.artifact import Artifact, ArtifactWriter
 from pipeline.errors import RunError, UserError
+from pipeline.storage import join
 from stages.kernels.buckets import bucket_path
 from stages.kernels.patterns import ALL_ABSTAIN
 from stages.kernels.radix import Column, Keys, ascending, order_key
 from stages.kernels.uid import hash_u64
-from stages.select_config import DECISION, RANDOM
+from stages.select_config import DECISION, RANDOM, Path
 
+FILTERS = "filters"
+"""Folder of the tables that say which samples pass the `basic` clauses."""
 _UID = ("uid_hi", "uid_lo")
+
+
+def filter_column(path: Path) -> str:
+    """Column of the clause at a place of the rule."""
+    return "basic" + "".join(f"_{number}" for number in path)
 
 
 @dataclass(frozen=True)
@@ -27,10 +35,12 @@ class Sources:
     decisions: Artifact
     names: tuple[str, ...]
     """What is ranked or compared by."""
-    filters: tuple[str, ...]
-    """Metadata columns of `basic` and `clip_score`."""
+    clip_scores: tuple[str, ...]
+    """Metadata columns of `clip_score` clauses."""
     seed: int
     """Of random ranks."""
+    output: ArtifactWriter | None = None
+    """Where the `basic` clauses' results lie, if there are any."""
 
     @property
     def selectors(self) -> dict[str, str]:
@@ -40,21 +50,24 @@ class Sources:
     def index_columns(self) -> list[str]:
         """Columns of the pool's index that are needed."""
         own = [name for name in self.names if name not in (DECISION, RANDOM) and name not in self.selectors]
-        return sorted({*own, *self.filters})
+        return sorted({*own, *self.clip_scores})
 
     def decision_columns(self) -> list[str]:
         """Columns of the decisions that are needed."""
         columns = [column for name, column in self.selectors.items() if name in self.names]
         return [*columns, DECISION, "mean_score", "pattern"] if DECISION in self.names else columns
 
-    def check(self) -> None:
+    def check(self, further: Sequence[str]) -> None:
         """Refuse names that nothing has.
+
+        Args:
+            further: metadata columns that filters need.
 
         Raises:
             UserError: a name is neither a selector nor a column.
         """
         known = {*self.pool.summary["metadata_columns"], "text_len", "words", "width", "height", "bytes"}
-        unknown = [name for name in self.index_columns() if name not in known]
+        unknown = [name for name in [*self.index_columns(), *further] if name not in known]
         if unknown:
             raise UserError(
                 f"the rule names what is neither a selector nor a column: {', '.join(unknown)}",
@@ -84,6 +97,7 @@ class Frame:
         index = sources.pool.read_table(bucket_path(bucket, "index"), [*_UID, *sources.index_columns()])
         self.uid_hi, self.uid_lo = (index[name].to_numpy() for name in _UID)
         self._sources = sources
+        self._bucket = bucket
         self._decisions = _aligned(sources, bucket, index)
         self.table: pl.DataFrame = _polars(index.drop_columns(list(_UID)))
 
@@ -100,6 +114,13 @@ class Frame:
         if name in self._sources.selectors:
             return replace(column_values(self._decisions[self._sources.selectors[name]]), is_score=True)
         return column_values(self.table[name])
+
+    def passed(self, path: Path) -> NDArray[np.bool_]:
+        """Which samples pass the `basic` clause at a place of the rule: [n]."""
+        output = self._sources.output
+        assert output is not None
+        uri = join(output.root, bucket_path(self._bucket, FILTERS))
+        return np.asarray(output.storage.read_table(uri, [filter_column(path)])[0].to_numpy())
 
     def keys(self, values: Values, direction: str) -> Keys:
         """Ranking keys: the value, best or worst first, then the smaller uid."""

@@ -11,17 +11,12 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-import polars as pl
 from numpy.typing import NDArray
 
-from stages.kernels.basic import large_enough, long_enough
-from stages.kernels.language import ascii_letters, equals, fasttext_languages
 from stages.kernels.radix import Cut, Keys
-from stages.select_config import BasicClause, ClipScoreClause, FastText, RankClause, Rule
+from stages.select_config import ClipScoreClause, Path, RankClause, Rule
 from stages.select_frame import Frame, Values, column_values
 
-Path = tuple[int, ...]
-"""Place of a clause in the rule: numbers of the children from the root."""
 Unscored = Literal["keep", "drop"]
 
 
@@ -59,8 +54,6 @@ class Evaluation:
     unscored: Unscored
     inclusive: bool
     """Whether `clip_score` cuts as DataComp does."""
-    models: Mapping[str, str]
-    """Language model as configured -> local file."""
 
     def verdict(self, rule: Rule, frame: Frame, path: Path = ()) -> Verdict:
         """What the rule says of each row of a bucket."""
@@ -102,7 +95,7 @@ class Evaluation:
 
     def _leaf(self, rule: Rule, frame: Frame, path: Path) -> Verdict:
         if rule.basic:
-            return _definite(_basic(rule.basic, frame, self.models))
+            return _definite(frame.passed(path))
         if rule.clip_score:
             return self._clip_score(rule.clip_score, frame, path)
         if rule.at_least:
@@ -153,21 +146,3 @@ def _of_values(values: Values, holds: NDArray[np.bool_]) -> Verdict:
 
 def _definite(holds: NDArray[np.bool_]) -> Verdict:
     return Verdict(holds, ~holds)
-
-
-def _basic(clause: BasicClause, frame: Frame, models: Mapping[str, str]) -> NDArray[np.bool_]:
-    text = pl.col(clause.text)
-    shape = large_enough(
-        pl.col(clause.width), pl.col(clause.height), min_side=clause.min_side, max_aspect=clause.max_aspect
-    )
-    cheap = shape & long_enough(text, min_words=clause.min_words, min_chars=clause.min_chars)
-    if clause.language == "ascii_heuristic":
-        cheap &= ascii_letters(text)
-    elif isinstance(clause.language, str) and clause.language != "any":
-        cheap &= pl.col(clause.language.partition(":")[2]) == clause.wanted
-    passed = frame.table.select(cheap.fill_null(False)).to_series().to_numpy().copy()
-    if isinstance(clause.language, FastText):
-        # The model sees only what passed the cheap tests.
-        texts = frame.table[clause.text].filter(pl.Series(passed)).to_list()
-        passed[passed] = equals(fasttext_languages(models[clause.language.fasttext], texts), clause.wanted)
-    return passed

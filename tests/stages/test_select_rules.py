@@ -128,7 +128,7 @@ def sources(tmp_path_factory):
 def test_rules_equal_a_plain_evaluator(sources, rule, unscored):
     hi, lo, pool, decisions = sources
     config = SelectConfig.model_validate({"rule": rule, "unscored": unscored})
-    selection = Selection(config, Sources(pool, decisions, tuple(config.names()), (), 0), Storage())
+    selection = Selection(config, Sources(pool, decisions, tuple(config.names()), (), 0))
     cuts = find_cuts(Engine(ClusterConfig(executor="in_process"), Reporter()), selection, 4)
     evaluation = selection.with_cuts({found.cut.path: found.threshold for found in cuts}).evaluation()
     holds, fails = [], []
