@@ -79,8 +79,11 @@ class BinarizeConfig(Config):
         for choice in [self.visits, *(voter.visits for voter in (self.voters or {}).values())]:
             if isinstance(choice, list) and (not choice or min(choice) < 0 or len(set(choice)) < len(choice)):
                 raise ValueError(f"visits: a list of different numbers from 0 on is wanted, found {choice}")
-        for name in self.voters or [None]:
-            merged = self.merged(name)
+        rules = {name: self.merged(name) for name in self.voters or [None]}
+        given = [self.threshold, *(voter.threshold for voter in (self.voters or {}).values())]
+        if any(number is not None for number in given) and all(rule.method != "threshold" for rule in rules.values()):
+            raise ValueError("threshold has no effect: nobody votes by `method: threshold`")
+        for name, merged in rules.items():
             if merged.method == "threshold" and merged.threshold is None and merged.scale not in (None, "weight"):
                 raise ValueError(
                     f"{name or 'binarize'}: `threshold` on the scale {merged.scale!r} needs a number in `threshold`"

@@ -220,47 +220,6 @@ def test_binarize_threshold_on_unbatched_scores_needs_a_number(world):
         binarize(world(0), BinarizeConfig(method="threshold", voters={"clip": VoterConfig()}))
 
 
-@pytest.mark.parametrize("fraction", [0.0, -0.1, 1.0001, float("nan")])
-def test_binarize_config_fraction_outside_zero_one_is_refused(fraction):
-    with pytest.raises(ValueError, match="fraction"):
-        BinarizeConfig(fraction=fraction)
-
-
-@pytest.mark.parametrize(
-    "block",
-    [
-        {"voters": {}},
-        {"visits": []},
-        {"visits": [0, 0]},
-        {"visits": [-1]},
-        {"voters": {"mimic": {"visits": [1, 1]}}},
-        {"method": "threshold", "scale": "batch_rank"},
-        {"scale": "rank"},
-        {"voters": {"mimic": {"frac": 0.5}}},
-    ],
-)
-def test_binarize_config_contradictions_are_refused(block):
-    with pytest.raises(ValueError):
-        BinarizeConfig.model_validate(block)
-
-
-def test_binarize_config_voting_names_the_nearest_selector():
-    config = BinarizeConfig(voters={"mimc": VoterConfig()})
-    with pytest.raises(ValueError, match="did you mean 'mimic'"):
-        config.voting(["mimic", "loss"])
-
-
-def test_binarize_config_foretells_the_number_of_voters():
-    visits = {"mimic": 5, "loss": 5, "clip": 1}
-    assert BinarizeConfig().num_voters(visits) == 11
-    assert BinarizeConfig(visits="mean").num_voters(visits) == 3
-    assert BinarizeConfig(voters={"mimic": VoterConfig(visits=[1, 4]), "clip": VoterConfig()}).num_voters(visits) == 3
-    with pytest.raises(ValueError, match="at most 40"):
-        BinarizeConfig().num_voters({"mimic": 41})
-    with pytest.raises(ValueError, match=r"visits \[7\]"):
-        BinarizeConfig(visits=[0, 7]).num_voters(visits)
-
-
 def test_binarize_plan_memory_does_not_grow_with_the_pool():
     stage = BinarizeStage(BinarizeConfig())
     peaks = [
