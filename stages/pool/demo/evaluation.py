@@ -1,43 +1,60 @@
 """The demo's evaluation set, in the webdataset layout of CLIP_benchmark, from digits that nothing else shows."""
 
 import tarfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 from stages.pool.demo.captions import WORDS, describe
 from stages.pool.demo.render import Shot, jpeg, render
-from stages.pool.demo.scene import Scene, draw_scene
+from stages.pool.demo.scene import PALETTE, Scene, draw_scene
 from stages.pool.demo.shards import add_member
 from stages.pool.demo.sources import Source
 
-TEMPLATES = (
+_DIGIT_TEMPLATES = (
     "a handwritten {c}",
-    "photo of the digit {c}",
-    "a picture of a {c}",
-    "the number {c} written by hand",
-    "close-up of a {c}",
+    "the digit {c}",
+    "a picture of a red {c}",
+    "photo of a blue {c}",
+    "close-up of a white {c}",
+    "a black {c} written by hand",
 )
-CLASSIFICATION = "wds_digits_test"
+_COLOUR_TEMPLATES = tuple(f"{frame} {{c}} {word}" for frame in ("a", "photo of a") for word in WORDS)
+DIGITS = "wds_digits_test"
+COLOURS = "wds_colours_test"
 RETRIEVAL = "wds_pairs_test"
 
 
 def write_evaluation(folder: Path, source: Source, num_images: int, seed: int) -> None:
-    """Write `wds_digits_test` (which digit?) and `wds_pairs_test` (which caption?), `num_images` pictures each."""
-    digits = folder / CLASSIFICATION
-    (digits / "test").mkdir(parents=True)
-    (digits / "classnames.txt").write_text("\n".join(WORDS) + "\n")
-    (digits / "zeroshot_classification_templates.txt").write_text("\n".join(TEMPLATES) + "\n")
-    _write(digits / "test", [_labelled(source, seed, index) for index in range(num_images)], "cls")
+    """Write three sets of `num_images` pictures each.
+
+    `wds_digits_test` asks for the digit shown, `wds_colours_test` for its colour (of the same pictures), and
+    `wds_pairs_test` for captions. Digits are the harder question by far: small models learn colours first.
+    """
+    scenes = [_single(source, seed, index) for index in range(num_images)]
+    digits = [(scene, str(scene.glyphs[0].digit)) for scene in scenes]
+    _write_classes(folder / DIGITS, digits, WORDS, _DIGIT_TEMPLATES)
+    names = tuple(PALETTE)
+    colours = [(scene, str(names.index(scene.glyphs[0].colour))) for scene in scenes]
+    _write_classes(folder / COLOURS, colours, names, _COLOUR_TEMPLATES)
     pairs = folder / RETRIEVAL
     (pairs / "test").mkdir(parents=True)
     (pairs / "dataset_type.txt").write_text("retrieval\n")
     _write(pairs / "test", [_captioned(source, seed, index) for index in range(num_images)], "txt")
 
 
-def _labelled(source: Source, seed: int, index: int) -> tuple[Scene, str]:
-    scene = draw_scene(source, np.random.default_rng([seed, 6, index]), num_glyphs=1)
-    return scene, str(scene.glyphs[0].digit)
+def _write_classes(
+    folder: Path, examples: list[tuple[Scene, str]], classes: Sequence[str], templates: Sequence[str]
+) -> None:
+    (folder / "test").mkdir(parents=True)
+    (folder / "classnames.txt").write_text("\n".join(classes) + "\n")
+    (folder / "zeroshot_classification_templates.txt").write_text("\n".join(templates) + "\n")
+    _write(folder / "test", examples, "cls")
+
+
+def _single(source: Source, seed: int, index: int) -> Scene:
+    return draw_scene(source, np.random.default_rng([seed, 6, index]), num_glyphs=1)
 
 
 def _captioned(source: Source, seed: int, index: int) -> tuple[Scene, str]:

@@ -22,7 +22,7 @@ from stages.pool.demo.shards import write_shard
 from stages.pool.demo.sources import Source, split_sources
 from stages.pool.demo.truth import trusted_ids, truth_table
 
-VERSION = 2
+VERSION = 3
 """Raised whenever the same seed and size give another pool than before."""
 MIN_SAMPLES = 128
 _RECORD = "demo.json"
@@ -108,7 +108,7 @@ def make_pool(
         reporter: shows progress.
         rates: shares of what is wrong.
         scorer_samples: pictures that the metadata's CLIP scorers learn from; by default half of `num_samples`.
-        evaluation_images: pictures of each evaluation set; by default 600, fewer for small pools.
+        evaluation_images: pictures of each evaluation set; by default 500, fewer for small pools.
 
     Raises:
         UserError: the folder holds something else, or the size is too small.
@@ -120,7 +120,7 @@ def make_pool(
         seed,
         rates or IllRates(),
         scorer_samples or min(4096, max(1024, num_samples // 2)),
-        evaluation_images or min(600, max(100, num_samples // 8)),
+        evaluation_images or min(500, max(100, num_samples // 8)),
     )
     target = Path(directory).expanduser().resolve()
     if _is_there(target, recipe):
