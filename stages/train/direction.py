@@ -36,12 +36,12 @@ def norm(direction: Mapping[str, Tensor]) -> float:
     """
     squares = [tensor.double().square().sum() for _, tensor in sorted(direction.items())]
     length = float(torch.stack(squares).sum().sqrt())
-    if not length > 0:
+    if length == 0:  # NaN passes: it is the loss that tells of a training that diverged
         raise UserError(
             "the direction to mimic has length zero",
             where=", ".join(sorted(direction)),
             expected="a reference that differs from the student in these parameters",
-            found="equal weights" if length == 0 else f"length {length}",
+            found="equal weights",
             next_step="use another reference, or other `train.mimic.parameters`",
         )
     return length

@@ -62,11 +62,3 @@ class History:
         """All steps."""
         recent = pa.Table.from_pylist(self._rows, schema=SCHEMA)
         return pa.concat_tables([self._earlier, recent]).combine_chunks()
-
-    def last_losses(self, number: int = 8) -> list[float]:
-        """Losses of the last steps."""
-        losses: list[float] = self.table().column("loss").slice(max(0, len(self) - number)).to_pylist()
-        return losses
-
-    def __len__(self) -> int:
-        return int(self._earlier.num_rows) + len(self._rows)

@@ -83,6 +83,9 @@ class _BarProgress:
     def warn(self, text: str) -> None:
         self._reporter.warn(text)
 
+    def committed(self, step: int, loss: float) -> None:
+        del step, loss
+
 
 class Board:
     """An actor that holds rank 0's progress until the driver asks for it."""
@@ -124,10 +127,14 @@ class _BoardProgress:
 
         ray.get(self._board.warn.remote(text))  # a warning must arrive before its rank ends
 
+    def committed(self, step: int, loss: float) -> None:
+        import ray.train
+
+        ray.train.report({"step": step, "loss": loss})  # for Ray's dashboard; nothing is uploaded
+
 
 def _rank(config: dict[str, Any]) -> None:
     """Ray Train's loop function: one rank."""
-    import ray.train
     import torch
     from ray.train.torch import get_device
 
@@ -137,7 +144,6 @@ def _rank(config: dict[str, Any]) -> None:
     spec: TrainSpec = config["spec"]
     device = get_device() if spec.config.use_gpu else torch.device("cpu")
     train(spec, Ranks.current(), device, _BoardProgress(config["board"]))
-    ray.train.report({"done": True})
 
 
 def _fit(spec: TrainSpec, board: Any) -> None:

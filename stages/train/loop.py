@@ -1,6 +1,7 @@
 """Training in one rank, from the last checkpoint to the end."""
 
 import os
+from collections import deque
 from collections.abc import Iterator
 from typing import Any
 
@@ -89,6 +90,7 @@ class _Training:
         self._probe: Probe | None = None
         self._drops: LossDrops | None = None
         self._shares: list[float] = []
+        self._last_losses: deque[float] = deque(maxlen=8)
         self._warned = False
 
     def run(self) -> None:
@@ -96,6 +98,11 @@ class _Training:
         self._prepare_probe()
         if self._config.method == "score":
             self._clip.eval()
+        elif self._config.warmup >= self._num_steps and self._ranks.rank == 0:
+            self._progress.warn(
+                f"{self._spec.name}: `warmup` ({self._config.warmup}) is not shorter than the training "
+                f"({self._num_steps} steps): the learning rate never reaches its height"
+            )
         for step, local in self._batches():
             outcome = self._one_step(step, local)
             self._record(step, local, outcome)
@@ -131,6 +138,7 @@ class _Training:
     def _record(self, step: int, local: LocalBatch, outcome: Outcome) -> None:
         batch_size = self._config.batch_size
         self._shares.append(outcome.effective_share)
+        self._last_losses.append(outcome.loss)
         if self._ranks.rank == 0:
             rate = 0.0 if self._config.method == "score" else learning_rate(step, self._num_steps, self._config)
             self._history.append(
@@ -165,7 +173,7 @@ class _Training:
         values = [outcome.losses] + ([] if outcome.scores is None else [outcome.scores])
         if all(np.isfinite(value).all() for value in values):
             return
-        earlier = ", ".join(f"{loss:.4g}" for loss in self._history.last_losses()) or "none"
+        earlier = ", ".join(f"{loss:.4g}" for loss in self._last_losses) or "none"
         raise RunError(
             "loss or scores are not finite",
             where=f"{self._spec.name}, step {step}",
@@ -195,6 +203,7 @@ class _Training:
             ledger_part=part,
             facts={"num_samples": self._loader.order.num_samples, "num_steps": self._num_steps},
         )
+        self._progress.committed(done, self._last_losses[-1])
 
     def _prepare_probe(self) -> None:
         reference = self._spec.reference

@@ -41,12 +41,6 @@ def resolve_names(model: ModelConfig, mimic: MimicConfig) -> tuple[str, ...]:
     return tuple(names)
 
 
-def slow_names(model: ModelConfig, names: tuple[str, ...]) -> list[str]:
-    """Those whose scores need duals through a whole tower."""
-    fast = {*tail_names(model, "image"), *tail_names(model, "text")}
-    return [name for name in names if name not in fast]
-
-
 def tangents_for(clip: nn.Module, names: tuple[str, ...]) -> dict[str, Tangent]:
     """Tower -> derivative of its features: the fast one where it covers all names, else the general one."""
     found: dict[str, Tangent] = {}

@@ -1,5 +1,6 @@
 """Names of the parameters that can be mimicked, read from the architecture without torch."""
 
+from collections.abc import Iterable
 from typing import Literal
 
 from stages.models.config import ModelConfig
@@ -50,6 +51,12 @@ def tail_names(model: ModelConfig, tower: OneTower) -> list[str]:
     if tower == "text" and text.get("proj_bias", False):
         return [*names, f"{prefix}{projection}.weight", f"{prefix}{projection}.bias"]
     return [*names, prefix + projection]
+
+
+def slow_names(model: ModelConfig, names: Iterable[str]) -> list[str]:
+    """Those that lie before the last attention: their scores need a derivative through the whole tower."""
+    fast = {*tail_names(model, "image"), *tail_names(model, "text")}
+    return [name for name in names if name not in fast]
 
 
 def default_name(model: ModelConfig, tower: OneTower) -> str | None:

@@ -59,6 +59,19 @@ class ReferenceConfig(Config):
         return self
 
 
+class PlacedReferenceConfig(ReferenceConfig):
+    """A reference together with the training that will mimic it: what the reference check depends on."""
+
+    train: TrainConfig
+    """Model, mimicked parameters and batches of the check."""
+
+
+def placed_reference(reference: ReferenceConfig, train: TrainConfig) -> PlacedReferenceConfig:
+    """Both as one config, so that a change of either makes the check anew."""
+    values = {name: getattr(reference, name) for name in type(reference).model_fields}
+    return PlacedReferenceConfig(**values, train=train)
+
+
 def phase_train_config(train: TrainConfig, phase: Config) -> TrainConfig:
     """The training of a phase: the `train` block with what the phase says otherwise, weights all alike.
 

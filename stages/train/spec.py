@@ -1,6 +1,6 @@
 """All that a rank needs to know, as one picklable value."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal, NamedTuple, Protocol
 
 from pipeline.artifact import Artifact, ArtifactWriter
@@ -46,16 +46,5 @@ class Progress(Protocol):
     def warn(self, text: str) -> None:
         """Say something once."""
 
-
-@dataclass
-class Silent:
-    """Progress that only remembers its warnings."""
-
-    warnings: list[str] = field(default_factory=list)
-
-    def stand(self, standing: Standing) -> None:
-        """See `Progress`."""
-
-    def warn(self, text: str) -> None:
-        """See `Progress`."""
-        self.warnings.append(text)
+    def committed(self, step: int, loss: float) -> None:
+        """A checkpoint exists; called in every rank."""

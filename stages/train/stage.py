@@ -15,7 +15,7 @@ from stages.train.checkpoint import Checkpoint, CheckpointStore
 from stages.train.config import MimicConfig, TrainConfig
 from stages.train.launch import launch
 from stages.train.loader import LoaderSpec
-from stages.train.mimic_names import mimicked_names, tail_names
+from stages.train.mimic_names import mimicked_names, slow_names
 from stages.train.spec import HISTORY, MODEL_CONFIG, WEIGHTS, TrainSpec
 
 _LEDGER_BYTES_A_ROW = 25
@@ -58,7 +58,8 @@ class TrainStage(Stage[TrainConfig]):
     def preflight(self, external: Mapping[str, ExternalFiles], storage: Storage) -> None:
         """See `Stage`."""
         del external, storage
-        check_mimicked(self.config)
+        if self.config.method != "uniform" or self.config.mimic != MimicConfig():
+            check_mimicked(self.config)
 
     def plan(self, inputs: Mapping[str, Size], rates: Mapping[str, float]) -> StagePlan:
         """See `Stage`."""
@@ -66,17 +67,17 @@ class TrainStage(Stage[TrainConfig]):
         rows = inputs["subset"].rows if "subset" in inputs else inputs["pool"].rows if "pool" in inputs else 0
         steps = planned_steps(config, rows)
         samples = steps * config.batch_size
+        visits = samples if config.samples_seen is not None else rows * (config.epochs or 1)
+        windows = 2 * config.window * config.lanes // config.num_workers  # samples whose bytes a rank holds
         scored = "reference" in inputs
         scoring = config.method == "score"
         key = "score_samples_per_second_per_gpu" if scoring else "train_samples_per_second_per_gpu"
         hours = samples / rates.get(key, 2200.0) / 3600
         unknown = self._samples is not None
         return StagePlan(
-            output=Size(
-                min(samples, samples if config.samples_seen else rows * (config.epochs or 1)) if scored else rows,
-                samples * _LEDGER_BYTES_A_ROW if scored else 0,
-            ),
+            output=Size(visits if scored else 0, visits * _LEDGER_BYTES_A_ROW if scored else 0),
             partitions=config.num_workers,
+            peak_task_bytes=int(windows * rates.get("bytes_per_sample", 35e3)),
             steps=None if unknown else steps,
             gpu_hours=hours if config.use_gpu and not unknown else 0.0,
             cpu_hours=0.0 if config.use_gpu or unknown else hours * config.num_workers,
@@ -97,7 +98,8 @@ class TrainStage(Stage[TrainConfig]):
         before = store.latest()
         if before is not None:
             context.reporter.say(f"{spec.name}: going on from step {before.step:,}")
-        for line in without_effect(self.config, scored=spec.reference is not None):
+        scored = spec.reference is not None
+        for line in without_effect(self.config, scored=scored) + (costly(self.config) if scored else []):
             context.reporter.warn(f"{spec.name}: {line}")
         if before is None or before.step < before.facts["num_steps"]:
             launch(spec, context.engine, context.reporter)
@@ -198,8 +200,7 @@ def check_mimicked(config: TrainConfig) -> None:
         names = mimicked_names(config.model, config.mimic)
     except KeyError:
         names = []
-    fast = {*tail_names(config.model, "image"), *tail_names(config.model, "text")}
-    if not names or not set(names) <= fast:
+    if not names or slow_names(config.model, names):
         from stages.train.mimic import resolve_names  # brings torch: only for names that need the model itself
 
         resolve_names(config.model, config.mimic)
@@ -230,6 +231,14 @@ def without_effect(config: TrainConfig, *, scored: bool) -> list[str]:
     if config.mimic.parameters is not None and config.mimic.tower != "image":
         lines.append("`mimic.tower` has no effect beside `mimic.parameters`")
     return lines
+
+
+def costly(config: TrainConfig) -> list[str]:
+    """Parameters that lie before the last attention, as a warning."""
+    names = slow_names(config.model, mimicked_names(config.model, config.mimic))
+    if not names:
+        return []
+    return [f"{', '.join(names)} lie(s) before the last attention: scores take a second pass through the tower"]
 
 
 def _put_volatile(context: StageContext, path: str, value: Mapping[str, Any]) -> FileEntry:

@@ -7,8 +7,8 @@ from pipeline.errors import UserError
 from stages.models.build import build_model
 from stages.models.config import ModelConfig
 from stages.train.config import MimicConfig
-from stages.train.mimic import resolve_names, slow_names, tangents_for
-from stages.train.mimic_names import mimicked_names, tail_names, tower_of
+from stages.train.mimic import resolve_names, tangents_for
+from stages.train.mimic_names import mimicked_names, slow_names, tail_names, tower_of
 from stages.train.tail import GeneralTangent, TailTangent
 from tests.stages.train.tiny import model_config, tiny_clip
 
