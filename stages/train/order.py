@@ -120,6 +120,7 @@ class Stream:
     ends: Positions
     """[runs] place in the stream behind each run; the last one is n."""
 
+    @cached_property
     def starts(self) -> Positions:
         """[runs] place in the stream of each run's first sample."""
         return np.concatenate([np.zeros(1, np.int64), self.ends[:-1]])
@@ -181,7 +182,7 @@ class EpochOrder:
     def locate(self, positions: Positions) -> Places:
         """Shard and row of places in the stream."""
         run = self.run_of(positions)
-        return Places(self.stream.shards[run], positions - self.stream.starts()[run])
+        return Places(self.stream.shards[run], positions - self.stream.starts[run])
 
     def run_of(self, positions: Positions) -> Positions:
         """Number of the run that holds each place of the stream."""

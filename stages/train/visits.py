@@ -45,7 +45,7 @@ class VisitCounter:
 
     def _earlier_in_epoch(self, positions: Positions) -> Positions:
         """Count the epoch's other draws of the same shard row that come in an earlier slot of the training."""
-        stream, starts = self.epoch.stream, self.epoch.stream.starts()
+        stream, starts = self.epoch.stream, self.epoch.stream.starts
         run = self.epoch.run_of(positions)
         row = positions - starts[run]
         slot = emission_slots(self.epoch, positions)
@@ -112,4 +112,4 @@ def lane_of(epoch: EpochOrder, positions: Positions) -> Positions:
 def _draws(order: Order, number: int) -> tuple[Positions, Positions]:
     """(shard, rows taken of it) of each draw of an epoch."""
     stream = order.epoch(number).stream
-    return stream.shards, stream.ends - stream.starts()
+    return stream.shards, stream.ends - stream.starts

@@ -170,7 +170,7 @@ def test_replacement_fills_an_epoch_with_whole_draws(shape: dict, number: int) -
         replacement=True,
     )  # fmt: skip
     epoch = order.epoch(number)
-    taken = epoch.stream.ends - epoch.stream.starts()
+    taken = epoch.stream.ends - epoch.stream.starts
     assert order.num_batches == plain.num_batches
     assert taken.sum() == order.num_samples
     assert (taken[:-1] == order.counts[epoch.stream.shards[:-1]]).all()
