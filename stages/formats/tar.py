@@ -68,6 +68,8 @@ class ShardReader:
         self._source = source
         self.num_ignored = 0
         """Members that belong to no sample, so far."""
+        self.end: Fault | None = None
+        """Why the shard could not be read to a proper end, once it was."""
 
     def __iter__(self) -> Iterator[Sample]:
         """Each run of members, with a fault if it cannot be used.
@@ -89,7 +91,7 @@ class ShardReader:
                     keys.add(key)
                 run.add(entry)
         except BrokenTarError as broken:
-            fault = Fault(broken.reason, broken.offset, broken.member or "", broken.detail)
+            self.end = fault = Fault(broken.reason, broken.offset, broken.member or "", broken.detail)
             key = (split_name(fault.member) or (fault.member, ""))[0]
             if run is not None and broken.member is not None and key == run.key:
                 yield run.sample()._replace(fault=fault)

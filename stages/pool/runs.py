@@ -5,6 +5,7 @@ stage's private files: the artifact does not list them, and a stage that was int
 """
 
 import io
+import itertools
 from collections.abc import Sequence
 
 import numpy as np
@@ -38,7 +39,7 @@ def put_run(writer: ArtifactWriter, path: str, table: pa.Table, bits: int) -> No
     starts = np.flatnonzero(np.diff(bucket_of(hi, bits), prepend=-1))
     sink = io.BytesIO()
     with pq.ParquetWriter(sink, table.schema, compression="zstd") as parquet:
-        for start, stop in zip(starts, [*starts[1:], table.num_rows], strict=True):
+        for start, stop in itertools.pairwise([*starts.tolist(), table.num_rows]):
             parquet.write_table(table.slice(start, stop - start), row_group_size=_MAX_GROUP_ROWS)
     writer.put_bytes(path, sink.getvalue())
 

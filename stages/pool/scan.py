@@ -22,8 +22,6 @@ POOL_SCHEMA = pa.schema(list(POOL.columns.items()))
 Check = Literal["headers", "decode"]
 
 _COPY_BYTES = 1 << 20
-_HALF_DONE = frozenset({"no_uid", "no_image", "no_caption", "bad_json"})
-"""What a sample looks like whose last members were cut off with the end of the shard."""
 
 
 class ShardRef(NamedTuple):
@@ -89,8 +87,20 @@ def scan_shard(storage: Storage, shard: ShardRef, check: Check) -> ShardScan:
     with storage.open(shard.uri) as stream:
         source = _Hashed(stream)
         reader = ShardReader(source)
+        last: Sample | None = None
+        usual: frozenset[str] = frozenset()
         for sample in reader:
-            _take(scan, rows, sample, check)
+            if sample.is_place:
+                last = _end(scan, sample, last, usual)
+                continue
+            if last is not None:
+                _take(scan, rows, last, check)
+                usual = _extensions(last)
+            last = sample
+        if last is not None:
+            _take(scan, rows, last, check)
+        scan.broken.sort(key=lambda row: row.offset)
+        scan.fault = reader.end.reason if reader.end is not None else None
         scan.sha256 = source.hexdigest()
     if source.position != shard.bytes:
         raise RunError(
@@ -105,22 +115,43 @@ def scan_shard(storage: Storage, shard: ShardRef, check: Check) -> ShardScan:
     return scan
 
 
-def _take(scan: ShardScan, rows: "_Rows", sample: Sample, check: Check) -> None:
-    if not sample.is_place:
-        broken = _judge(scan, rows, sample, check)
-        if broken is not None:
-            scan.broken.append(broken)
-        rows.last_is_half_done = broken is not None and broken.reason in _HALF_DONE
-        return
-    fault = sample.fault
+def _end(scan: ShardScan, place: Sample, last: Sample | None, usual: frozenset[str]) -> Sample | None:
+    """Blame the place where the shard ends on the sample that it cuts; what is left of the last sample.
+
+    Inside a header nothing tells whose member it would have been. It is the last sample's if that lacks something,
+    be it only a kind of member that the sample before it has; otherwise a further sample begins there.
+    """
+    fault = place.fault
     assert fault is not None  # a place is a fault
-    scan.fault = fault.reason
     reason = "truncated_tar" if fault.reason == "no_end_marker" else fault.reason
-    if rows.last_is_half_done and not sample.key:  # the shard ends inside the sample before, not inside a further one
-        detail = f"{scan.broken[-1].detail}; {fault.detail}"
-        scan.broken[-1] = scan.broken[-1]._replace(reason=reason, detail=detail)
-    elif fault.reason != "no_end_marker":
-        scan.broken.append(Broken(scan.shard.number, fault.offset, fault.member, None, reason, fault.detail))
+    number = scan.shard.number
+    if last is not None and not place.key and fault.reason != "data_after_end" and _is_half(last, usual):
+        detail = f"only members {sorted(_extensions(last))}; {fault.detail}"
+        scan.broken.append(Broken(number, last.offset, last.key, None, reason, detail))
+        return None
+    if fault.reason != "no_end_marker":
+        scan.broken.append(Broken(number, fault.offset, fault.member, None, reason, fault.detail))
+    return last
+
+
+def _is_half(sample: Sample, usual: frozenset[str]) -> bool:
+    if sample.fault is not None:
+        return False
+    try:
+        sample_parts(sample)
+    except SampleError:
+        return True
+    return not usual <= _extensions(sample)
+
+
+def _extensions(sample: Sample) -> frozenset[str]:
+    return frozenset(member.ext for member in sample.members)
+
+
+def _take(scan: ShardScan, rows: "_Rows", sample: Sample, check: Check) -> None:
+    broken = _judge(scan, rows, sample, check)
+    if broken is not None:
+        scan.broken.append(broken)
 
 
 def _judge(scan: ShardScan, rows: "_Rows", sample: Sample, check: Check) -> Broken | None:
@@ -152,7 +183,6 @@ class _Rows:
         self._uids: list[str] = []
         self._columns: dict[str, list[Any]] = {name: [] for name in POOL_SCHEMA.names[3:]}
         self._num_changed = 0
-        self.last_is_half_done = False
 
     def add(self, sample: Sample, parts: Parts, info: ImageInfo) -> None:
         self._uids.append(parts.uid)

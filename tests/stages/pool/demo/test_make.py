@@ -83,3 +83,8 @@ def test_interrupted_build_leaves_nothing(tmp_path, monkeypatch):
 def test_too_small_a_pool_is_refused(tmp_path):
     with pytest.raises(UserError, match="too small"):
         make_small(tmp_path / "pool", num_samples=64)
+
+
+def test_folder_in_an_object_store_is_refused():
+    with pytest.raises(UserError, match="local disk"):
+        make_small("s3://bucket/pool")
