@@ -1,3 +1,5 @@
+import pickle
+
 import numpy as np
 import open_clip
 import pytest
@@ -68,6 +70,14 @@ def test_retrieval_equals_a_plain_ranking(model, folder, tmp_path):
 
 def test_batch_size_changes_nothing(model, folder, tmp_path):
     assert _evaluate(folder, tmp_path / "a", model, 1) == _evaluate(folder, tmp_path / "b", model, 64)
+
+
+def test_evaluator_and_model_travel_to_a_worker(model, folder, tmp_path):
+    config = EvaluateConfig(data=str(folder))
+    evaluator = Evaluator(config, tuple(find_data_sets(listed(folder), Storage())), Storage())
+    file = ModelFile(training(tmp_path, "training/x", model), FINAL)
+    there_evaluator, there_file = pickle.loads(pickle.dumps((evaluator, file)))
+    assert there_evaluator(there_file) == evaluator(file)
 
 
 def test_threads_are_restored(model, folder, tmp_path):

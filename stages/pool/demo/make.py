@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from pipeline.artifact import canonical_json, parquet_bytes, sha256_file
 from pipeline.errors import UserError
 from pipeline.progress import Reporter
+from pipeline.storage import is_s3
 from stages.pool.demo.evaluation import write_evaluation
 from stages.pool.demo.metadata import write_metadata
 from stages.pool.demo.plan import Plan, plan_pool
@@ -111,10 +112,14 @@ def make_pool(
         evaluation_images: pictures of each evaluation set; by default 500, fewer for small pools.
 
     Raises:
-        UserError: the folder holds something else, or the size is too small.
+        UserError: the folder holds something else or is not local, or the size is too small.
     """
     if num_samples < MIN_SAMPLES:
         raise UserError("demo pool is too small", expected=f"at least {MIN_SAMPLES} samples", found=num_samples)
+    if is_s3(directory):
+        raise UserError(
+            "the demo pool is made on local disk", where=directory, next_step="make it locally, then copy the folder"
+        )
     recipe = _Recipe(
         num_samples,
         seed,
