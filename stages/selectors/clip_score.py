@@ -8,6 +8,7 @@ import numpy as np
 from pydantic import model_validator
 
 from pipeline.config_base import Config
+from pipeline.errors import UserError
 from pipeline.schema import MODEL, POOL, Schema
 from pipeline.stage import External, Size, StageContext, StagePlan, StageResult
 from stages.formats.score_parts import merge_bucket, pieces_by_bucket
@@ -70,11 +71,19 @@ class ClipScoreSelector(SelectorStage[ClipScoreConfig]):
         assert self.config.column is not None
         table = partition.read(["uid_hi", "uid_lo", self.config.column])
         table = table.filter(table[self.config.column].is_valid())
-        return Scores(
-            table["uid_hi"].to_numpy(),
-            table["uid_lo"].to_numpy(),
-            table[self.config.column].to_numpy().astype(np.float32),
-        )
+        uid_hi, uid_lo = table["uid_hi"].to_numpy(), table["uid_lo"].to_numpy()
+        score = table[self.config.column].to_numpy().astype(np.float32)
+        finite = np.isfinite(score)
+        if not finite.all():
+            row = int(np.argmin(finite))
+            raise UserError(
+                f"metadata column {self.config.column} has values that cannot be ranked",
+                where=f"selectors.{self.name}, uid {int(uid_hi[row]):016x}{int(uid_lo[row]):016x}",
+                expected="finite numbers; null where there is none",
+                found=f"{int((~finite).sum())} of {len(score)} in {partition.path}, the first is {score[row]}",
+                next_step="write null instead: such samples then have no score",
+            )
+        return Scores(uid_hi, uid_lo, score)
 
     def run(self, context: StageContext) -> StageResult:
         """Take the column, or encode the pool in the order of its shards and merge the scores by uid."""

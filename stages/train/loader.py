@@ -6,7 +6,6 @@ from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -111,10 +110,6 @@ class Loader:
         """Share of the time since iteration began that was spent waiting for the next batch."""
         return self._waited / self._elapsed if self._elapsed else 0.0
 
-    @cached_property
-    def _decoder(self) -> "_Decoder":
-        return _Decoder(self._spec.model)
-
     def iterate(self, epoch: int, first_batch: int = 0) -> Iterator[LocalBatch]:
         """The batches `first_batch`, `first_batch + 1`, ... of an epoch; what lies before is not read.
 
@@ -127,7 +122,9 @@ class Loader:
             ThreadPoolExecutor(max(2, min(len(self._lanes), 8)), "read") as readers,
             ThreadPoolExecutor(self._spec.decode_threads, "decode") as decoders,
         ):
-            plan = _EpochPlan(self._spec, self._lanes, order, self._index, self._decoder, readers, decoders)
+            plan = _EpochPlan(
+                self._spec, self._lanes, order, self._index, _decoder(self._spec.model), readers, decoders
+            )
             pending: deque[_PendingBatch] = deque()
             upcoming = iter(range(first_batch, self.order.num_batches))
             try:
@@ -168,6 +165,17 @@ class _Decoder:
         """Token ids [n, context]."""
         with self._lock:  # tokenizers of Hugging Face are not safe to share between threads
             return np.asarray(self._tokenizer(captions), np.int64)
+
+
+_decoders: dict[str, _Decoder] = {}
+
+
+def _decoder(model: ModelConfig) -> _Decoder:
+    """The decoder of a model, built once in a process: a tokenizer takes a while to load."""
+    key = model.model_dump_json()
+    if key not in _decoders:
+        _decoders[key] = _Decoder(model)
+    return _decoders[key]
 
 
 class _PendingBatch(NamedTuple):

@@ -63,7 +63,7 @@ def test_column_is_taken_where_it_is_not_null(pool: tuple[Artifact, str], tmp_pa
 def test_nan_in_the_column_is_an_error_that_names_the_sample(tmp_path: Path) -> None:
     metadata = pa.table({"clip": pa.array([0.1, np.nan, *[0.2] * 13], pa.float32())})
     pool, _ = make_pool(tmp_path, COUNTS, metadata=metadata)
-    with pytest.raises(RunError, match="not finite") as error:
+    with pytest.raises(UserError, match="column clip has values that cannot be ranked") as error:
         run(selector(column="clip"), tmp_path / "scores", pool)
     assert "0000000000000001" in str(error.value)
 
