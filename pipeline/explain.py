@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from importlib import import_module
 from typing import Any
 
+from rich import box
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
@@ -76,10 +77,13 @@ def _scores(scores: Any) -> Table:
         "loss": [_optional(score.loss, ".4g") for score in scores],
         "step": [str(score.step) if score.step >= 0 else "" for score in scores],
     }
-    table = Table(title="scores: higher means keep; share of batch and pool below", title_justify="left")
+    title = "scores: higher means keep; in batch, in pool: share that scores lower"
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
     shown = {name: values for name, values in columns.items() if any(values)}
     for name in shown:
-        table.add_column(name, justify="left" if name == "selector" else "right", no_wrap=name != "selector")
+        table.add_column(
+            name, justify="left" if name == "selector" else "right", no_wrap=name != "selector", overflow="fold"
+        )
     for row in zip(*shown.values(), strict=True):
         table.add_row(*map(Text, row))
     return table
@@ -90,7 +94,7 @@ def _optional(value: float | None, form: str) -> str:
 
 
 def _votes(votes: Mapping[str, int]) -> Table:
-    table = Table(title="votes", title_justify="left")
+    table = Table(title="votes", title_justify="left", box=box.SIMPLE_HEAD)
     table.add_column("voter")
     table.add_column("says")
     for name, vote in votes.items():

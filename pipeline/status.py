@@ -1,8 +1,9 @@
 """`gradsieve status`: how far a run came, from its record alone."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
+from rich import box
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
@@ -38,21 +39,29 @@ def _heading(record: Mapping[str, Any], stages: Mapping[str, Mapping[str, Any]])
 
 
 def _stages(stages: Mapping[str, Mapping[str, Any]]) -> Table:
-    table = Table()
-    for column in ("stage", "state", "rows", "seconds", "what came of it", "where"):
-        table.add_column(column, justify="right" if column in ("rows", "seconds") else "left", overflow="fold")
-    for name, stage in stages.items():
-        state = str(stage["state"])
-        seconds = stage.get("seconds")
-        table.add_row(
-            Text(name),
-            Text(state, style=STYLES.get(state, "")),
-            f"{stage['rows']:,}" if stage.get("rows") is not None else "",
-            f"{seconds:,.1f}" if seconds is not None else "",
-            Text(_counts(stage.get("counts"))),
-            Text(str(stage.get("root", ""))),
-        )
+    rows = [_row(name, stage) for name, stage in stages.items()]
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1), pad_edge=False)
+    shown = [
+        column for column in ("stage", "state", "rows", "seconds", "counts", "where") if any(r[column] for r in rows)
+    ]
+    for column in shown:
+        justify: Literal["left", "right"] = "right" if column in ("rows", "seconds") else "left"
+        table.add_column(column, justify=justify, no_wrap=column not in ("counts", "where"), overflow="fold")
+    for row in rows:
+        table.add_row(*(row[column] for column in shown))
     return table
+
+
+def _row(name: str, stage: Mapping[str, Any]) -> dict[str, Text]:
+    state, seconds, rows = str(stage["state"]), stage.get("seconds"), stage.get("rows")
+    return {
+        "stage": Text(name),
+        "state": Text(state, style=STYLES.get(state, "")),
+        "rows": Text(f"{rows:,}" if rows is not None else ""),
+        "seconds": Text(f"{seconds:,.1f}" if seconds is not None else ""),
+        "counts": Text(_counts(stage.get("counts"))),
+        "where": Text(str(stage.get("root", ""))),
+    }
 
 
 def _counts(counts: Mapping[str, Any] | None) -> str:

@@ -80,7 +80,7 @@ def lines(series: Sequence[Line], *, label: str, axis: str) -> Markup:
     if not points:
         return Markup()
     lowest, highest = min(y for _, y in points), max(y for _, y in points)
-    margin = max((highest - lowest) * 0.06, max(abs(lowest), abs(highest)) * 1e-3, 1e-9)
+    margin = max((highest - lowest) * 0.06, max(abs(lowest), abs(highest)) * 0.02, 1e-9)
     first, last = min(x for x, _ in points), max(x for x, _ in points)
     whole = {tick: number(tick) for tick in ticks(first, last, 4) if tick == round(tick)}
     frame = _Frame(

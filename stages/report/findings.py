@@ -80,7 +80,7 @@ def _label_model(summary: Mapping[str, Any]) -> str:
         best = max(learned, key=lambda voter: voter["accuracy"])
         worst = min(learned, key=lambda voter: voter["accuracy"])
         text += (
-            f"; it trusts {best['name']} most ({best['accuracy']:.0%} right) "
+            f"; it takes {best['name']} to be right most often ({best['accuracy']:.0%}) "
             f"and {worst['name']} least ({worst['accuracy']:.0%})"
         )
     if model["retention"] is not None:
@@ -136,7 +136,9 @@ def _main_reason(reasons: Mapping[str, int]) -> str:
     if not reasons:
         return ""
     shown = sorted(reasons.items(), key=lambda item: (-item[1], item[0]))[:2]
-    return " (" + ", ".join(f"{number:,} {reason.replace('_', ' ')}" for reason, number in shown) + ")"
+    parts = [f"{number:,} {reason.replace('_', ' ')}" for reason, number in shown]
+    others = sum(reasons.values()) - sum(number for _, number in shown)
+    return f" ({', '.join([*parts, f'{others:,} other'] if others else parts)})"
 
 
 def _title(name: str) -> str:

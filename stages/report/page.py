@@ -123,12 +123,13 @@ def _areas(facts: Mapping[str, Any]) -> list[tuple[str, float]]:
     return sorted(found, key=lambda item: -item[1])
 
 
-def _evaluation(facts: Mapping[str, Any]) -> tuple[list[tuple[str, str]], dict[str, list[float | None]]]:
-    """Metrics as columns, models as rows."""
+def _evaluation(facts: Mapping[str, Any]) -> tuple[list[str], dict[tuple[str, str], list[float | None]]]:
+    """Names of the models, and for each metric of each data set one value a model."""
     results = facts["evaluation"]["results"] if facts["evaluation"] else []
     latest = latest_metrics(results)
     metrics = sorted({metric for values in latest.values() for metric in values})
-    return metrics, {model: [values.get(metric) for metric in metrics] for model, values in sorted(latest.items())}
+    models = sorted(latest)
+    return models, {metric: [latest[model].get(metric) for model in models] for metric in metrics}
 
 
 _NONE = "\N{EN DASH}"

@@ -56,7 +56,7 @@ def test_findings_are_five_lines_that_end_in_a_full_stop():
 def test_findings_flow_names_the_figures_and_the_main_reasons():
     line = findings(SUMMARY)[0]
     assert "8,192 samples came in: 2,446 kept (29.9%), 5,706 dropped, 40 quarantined" in line
-    assert "25 truncated image, 10 no caption" in line
+    assert "(25 truncated image, 10 no caption, 5 other)" in line
     assert "bad json" not in line
 
 
@@ -90,7 +90,7 @@ def test_findings_say_what_the_reference_check_means(verdict, words):
 
 def test_findings_label_model_names_most_and_least_trusted():
     line = findings(SUMMARY)[3]
-    assert "mimic__0 most (91% right)" in line
+    assert "mimic__0 to be right most often (91%)" in line
     assert "loss__0 least (70%)" in line
 
 
