@@ -9,7 +9,6 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import ndtr
 
 from stages.kernels.radix import NUM_BINS, order_key
 
@@ -93,6 +92,8 @@ def unit_interval(
     if scale == "batch_rank":
         return values.astype(np.float64)
     if scale == "batch_z":
+        from scipy.special import ndtr  # slow to import, and configuration imports this module
+
         return np.asarray(ndtr(values.astype(np.float64)))
     if scale == "weight":
         return values.astype(np.float64) / (1 + values.astype(np.float64))
