@@ -144,7 +144,7 @@ def read_pretrained(source: str, config: ModelConfig, storage: Storage) -> dict[
     if path is not None:
         state = load_state(storage.read_bytes(path), path)
     elif source.startswith(_HUB):
-        state = _downloaded(source, lambda: open_clip.download_pretrained_from_hf(source.removeprefix(_HUB)))
+        state = _downloaded(source, lambda: open_clip.pretrained.download_pretrained_from_hf(source.removeprefix(_HUB)))
     else:
         state = _downloaded(source, lambda: open_clip.download_pretrained(_tag(source, config)))
     return _as_of_today(state, config)

@@ -3,6 +3,7 @@ import pytest
 from pipeline.errors import UserError
 from pipeline.storage import Storage
 from stages.evaluate_data import find_data_sets, read_examples
+from stages.formats.tar import tar_bytes
 from tests.artifacts import listed
 from tests.stages.evaluation_sets import COLOURS, TEMPLATES, picture, write_set, write_sets
 
@@ -99,3 +100,40 @@ def test_two_sets_of_one_name_are_a_user_error(folder):
     write_sets(folder / "more")
     with pytest.raises(UserError, match="same name"):
         _find(folder)
+
+
+def test_the_demos_sets_are_complete_and_can_be_read(tmp_path):
+    from stages.pool.demo.evaluation import write_evaluation
+    from stages.pool.demo.sources import split_sources
+
+    write_evaluation(tmp_path, split_sources(0)["evaluation"], 12, 0)
+    sets = {data_set.name: data_set for data_set in _find(tmp_path)}
+    assert {name: data_set.kind for name, data_set in sets.items()} == {
+        "colours": "classification",
+        "digits": "classification",
+        "pairs": "retrieval",
+    }
+    assert sets["digits"].classes[7] == "seven"
+    for data_set in sets.values():
+        examples = list(read_examples(data_set, Storage()))
+        assert len(examples) == 12
+        assert all(len(example.captions) == (data_set.kind == "retrieval") for example in examples)
+
+
+def test_names_without_the_usual_affixes_are_kept(tmp_path):
+    write_set(tmp_path / "mine", [(picture("red"), "hello")], "txt", dataset_type="retrieval")
+    assert [data_set.name for data_set in _find(tmp_path)] == ["mine"]
+
+
+def test_sets_are_ordered_by_name_whatever_the_listing(folder):
+    write_set(folder / "wds_a_test", [(picture("red"), "hello")], "txt", dataset_type="RETRIEVAL\n")
+    assert [data_set.name for data_set in _find(folder)] == ["a", "colours", "pairs"]
+
+
+@pytest.mark.parametrize("ending", ["webp", "jpg", "jpeg", "png"])
+def test_each_kind_of_picture_is_found(tmp_path, ending):
+    folder = tmp_path / "wds_x_test"
+    write_set(folder, [], "txt", dataset_type="retrieval")
+    (folder / "test" / "0.tar").write_bytes(tar_bytes([(f"a.{ending}", b"bytes"), ("a.txt", b"one\ntwo\n")]))
+    (example,) = read_examples(_find(tmp_path)[0], Storage())
+    assert (example.image, example.captions) == (b"bytes", ("one", "two"))

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from pipeline.artifact import ArtifactWriter
 from pipeline.config_base import Config
 from pipeline.errors import UserError
-from pipeline.stage import StageResult
+from pipeline.stage import Size, StageResult
 from pipeline.storage import Storage
 from stages.evaluate_retrain import RandomSubsetStage, priorities
 from tests.artifacts import commit, run_stage
@@ -87,3 +87,23 @@ def test_priorities_of_neighbouring_uids_look_independent(seed, start):
     values = priorities(np.zeros(4096, np.uint64), lo, seed) / 2.0**64
     assert abs(values.mean() - 0.5) < 0.03
     assert abs(np.corrcoef(values[:-1], values[1:])[0, 1]) < 0.08
+
+
+def test_priorities_depend_on_both_halves_and_the_seed():
+    hi, lo = _uids(100)
+    base = priorities(hi, lo, 0)
+    for other in (priorities(hi + np.uint64(1), lo, 0), priorities(hi, lo + np.uint64(1), 0), priorities(hi, lo, 1)):
+        assert not np.any(base == other)
+
+
+def test_each_sample_is_drawn_about_equally_often(tmp_path):
+    hi, lo = _uids(64)
+    times = np.zeros(64)
+    for seed in range(60):
+        times += np.isin(hi, _draw(tmp_path / str(seed), hi, lo, 32, bits=0, seed=seed)[1]["f0"])
+    assert 12 <= times.min() <= times.max() <= 48  # 30 expected, 3.9 the standard deviation
+
+
+def test_plan_is_sixteen_bytes_a_sample():
+    plan = RandomSubsetStage(Config()).plan({"pool": Size(1000, 0), "subset": Size(300, 0)}, {})
+    assert (plan.output.rows, plan.output.bytes) == (300, 4800)

@@ -102,3 +102,12 @@ def test_rates_can_be_switched_off():
     plan = plan_pool(SOURCE, 200, 0, none)
     assert {ill for sample in plan.samples for ill in sample.ills} == {"truncated_tar", "duplicate_uid"}
     assert plan.missing == ()
+
+
+def test_plan_golden_values():
+    plan = plan_pool(SOURCE, 256, 0, RATES)
+    first, second = plan.samples[:2]
+    assert first.uid == "a5c2d1b9026817db92dcda8e93346a61"
+    assert (first.original_width, first.original_height, first.scene.digits) == (524, 529, (6,))
+    assert second.caption == "a white eight"
+    assert (plan.num_shards, plan.truncated_shard) == (8, 6)
