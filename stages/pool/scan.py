@@ -88,7 +88,7 @@ def scan_shard(storage: Storage, shard: ShardRef, check: Check) -> ShardScan:
         source = _Hashed(stream)
         reader = ShardReader(source)
         last: Sample | None = None
-        usual: frozenset[str] = frozenset()
+        usual = frozenset({"txt"})  # until a whole sample tells what samples here consist of
         for sample in reader:
             if sample.is_place:
                 last = _end(scan, sample, last, usual)
