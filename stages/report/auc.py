@@ -14,14 +14,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.engine import Engine
-from stages.kernels.buckets import bucket_groups
 from stages.kernels.radix import order_key
 from stages.report.bins import BinCounts
 from stages.report.view import MISMATCHED, NUM_LABELS, OTHER, Pool
 
 MAX_ROWS = 1 << 22
 """Rows of a range, unless a single bin has more (its distinct values are at most 65,536)."""
-_GROUPS = 64
 _SAFE_TOTAL = 1 << 31
 """Below it products of counts fit in 64 bits; above it Python's own integers count."""
 
@@ -95,7 +93,7 @@ def _count_range(pool: Pool, part: Range) -> int:
     """2 U of the pairs that lie in the same bin, for the bins of a range."""
     keys = np.empty(0, np.int64)
     counts = np.empty((0, 2), np.int64)
-    for buckets in bucket_groups(1 << pool.bits, _GROUPS):
+    for buckets in pool.groups:
         found_keys, found_labels = _keys_of(pool, part, buckets)
         found = np.stack([found_labels == MISMATCHED, found_labels == OTHER], axis=1).astype(np.int64)
         keys, row = np.unique(np.concatenate([keys, found_keys]), return_inverse=True)

@@ -8,10 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.engine import Engine
-from stages.kernels.buckets import bucket_groups, bucket_path
+from stages.kernels.buckets import bucket_path
 from stages.kernels.uid import hash_u64, to_hex
 from stages.report.bins import BinCounts
-from stages.report.survey import MAX_GROUPS
 from stages.report.view import P_KEEP, BucketView, Pool
 
 LEAD = "mimic"
@@ -90,7 +89,7 @@ def choose(
     """Candidates of every bucket, then the best of them; ties go by a hash of the uid."""
     if not wanted:
         return {}
-    groups = bucket_groups(1 << pool.bits, MAX_GROUPS)
+    groups = pool.groups
     task = partial(_candidates, pool, wanted, {name: bins for name, bins in means.items() if bins.total})
     found = engine.map(task, groups, name="report: galleries", unit="buckets", weigh=len)
     chosen = {}

@@ -9,14 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.engine import Engine
-from stages.kernels.buckets import bucket_groups
 from stages.report.bins import BinCounts
 from stages.report.view import NUM_CATEGORIES, BucketView, Pool
 
 NUM_BARS = 40
 """Bars of a histogram."""
-MAX_GROUPS = 64
-"""Tasks of a pass at most; bounds what the driver holds."""
 _OUTSIDE = 0.002
 """Share of the values at each end that falls into the outermost bar."""
 
@@ -61,7 +58,7 @@ class Survey:
 
 def survey(engine: Engine, pool: Pool) -> Survey:
     """Count, choose the frame of each histogram, count again inside the frames."""
-    groups = bucket_groups(1 << pool.bits, MAX_GROUPS)
+    groups = pool.groups
     tallies = engine.map(partial(_tally, pool), groups, name="report: survey", unit="buckets", weigh=len)
     tally = reduce(Tally.__add__, tallies)
     frames = {visit: bins.quantile_edges(_OUTSIDE, 1 - _OUTSIDE) for visit, bins in tally.values.items() if bins.total}

@@ -10,11 +10,13 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from pipeline.artifact import Artifact
-from stages.kernels.buckets import bucket_path
+from stages.kernels.buckets import TARGET_ROWS, bucket_groups, bucket_path
 from stages.kernels.score_values import by_sample
 from stages.kernels.uid import positions
 from stages.report.truth import Truth, Verdicts
 
+MAX_GROUPS = 64
+"""Tasks of a pass at most; bounds what the driver holds."""
 P_KEEP = "p_keep"
 KEPT = "kept"
 NUM_LABELS = 3
@@ -81,6 +83,12 @@ class Pool:
     def bits(self) -> int:
         """Bits of a uid that name its bucket."""
         return int(self.index.summary["bucket_bits"])
+
+    @property
+    def groups(self) -> list[tuple[int, ...]]:
+        """Buckets by task; with truth few large groups, as each task reads the truth file once."""
+        large = -(-int(self.index.summary["usable"]) // TARGET_ROWS)
+        return bucket_groups(1 << self.bits, MAX_GROUPS if self.truth is None else min(MAX_GROUPS, large))
 
     def views(self, buckets: Sequence[int]) -> Iterator["BucketView"]:
         """Bucket after bucket, each read when its turn comes."""
