@@ -1,6 +1,7 @@
 """Start the ranks: Ray Train's workers, or this process where there is one rank and no Ray is wanted."""
 
 import logging
+import os
 import tempfile
 import threading
 import time
@@ -15,6 +16,7 @@ from pipeline.progress import Bar, Reporter
 from stages.train.spec import Standing, TrainSpec
 
 _POLL_SECONDS = 0.5
+_START_SECONDS = "900"  # ranks may wait for nodes to come up, or for other work to end
 
 
 def launch(spec: TrainSpec, engine: Engine, reporter: Reporter) -> None:
@@ -26,6 +28,7 @@ def launch(spec: TrainSpec, engine: Engine, reporter: Reporter) -> None:
     if engine.config.executor == "in_process":
         _in_this_process(spec, reporter)
         return
+    os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", _START_SECONDS)
     engine.ensure_ray()
     with _progress_shown(spec, reporter) as board:
         for attempt in range(spec.config.max_retries + 1):

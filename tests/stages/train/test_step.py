@@ -9,7 +9,7 @@ from torch.func import functional_call
 from pipeline.errors import UserError
 from stages.train.config import EffectiveBatch, Reading, Tower
 from stages.train.direction import WeightDifference
-from stages.train.step import Step
+from stages.train.step import Precision, Step
 from stages.train.tail import TailTangent
 from stages.train.task import Batch, ContrastiveTask, Encoders
 from stages.train.weighting import SoftmaxWeighting, Uniform, Weighting
@@ -190,3 +190,20 @@ def test_dropped_patches_are_the_same_in_the_repeated_pieces() -> None:
     assert abs(later.losses - one.losses).max() > 0, "each step drops others"
     for name, gradient in gradients_of(first).items():
         assert torch.equal(gradient, gradients_of(second)[name])
+
+
+def test_bfloat16_forward_keeps_scores_in_full_precision() -> None:
+    """Features are bfloat16's, the derivative is float32's: ranks of scores hardly move."""
+    student, reference = tiny_clip(0).float(), tiny_clip(1).float()
+    double = tiny_batch(64)
+    batch = Batch(double.images.float(), double.tokens, double.scored)
+    exact = step_for(student, reference, "both").score(batch)
+    rough_step = step_for(student, reference, "both")
+    rough_step._precision = Precision(autocast=True)
+    rough = rough_step.train(batch, 0)
+    assert exact.scores is not None
+    assert rough.scores is not None
+    assert not np.array_equal(exact.losses, rough.losses)
+    ranks = [np.argsort(np.argsort(scores)) for scores in (exact.scores, rough.scores)]
+    assert np.corrcoef(*ranks)[0, 1] > 0.98
+    assert all(gradient.dtype == torch.float32 for gradient in gradients_of(student).values())
