@@ -60,6 +60,7 @@ class Engine:
         unit: str = "partitions",
         weigh: Callable[[Item], int] = lambda _: 1,
         num_cpus: float = 1.0,
+        num_gpus: float = 0.0,
         memory: int | None = None,
     ) -> list[Result]:
         """Apply `task` to each item, anywhere; results in the order of the items.
@@ -71,6 +72,7 @@ class Engine:
             unit: what `weigh` counts, for progress.
             weigh: units of work in an item.
             num_cpus: logical CPUs a task.
+            num_gpus: GPUs a task; in-process tasks use what there is.
             memory: bytes that a task needs, for scheduling.
 
         Raises:
@@ -78,7 +80,9 @@ class Engine:
         """
         results: dict[int, Result] = {}
         with self.reporter.bar(name, sum(map(weigh, items)), unit) as bar:
-            for index, result in self._stream(task, items, name, num_cpus, memory):
+            for index, result in self._stream(
+                task, items, name, {"num_cpus": num_cpus, "num_gpus": num_gpus or None, "memory": memory}
+            ):
                 results[index] = result
                 bar.advance(weigh(items[index]))
         if len(results) != len(items):
@@ -149,8 +153,7 @@ class Engine:
         task: Callable[[Item], Result],
         items: Sequence[Item],
         name: str,
-        num_cpus: float,
-        memory: int | None,
+        resources: dict[str, float | None],
     ) -> Iterator[tuple[int, Result]]:
         if not items:
             return
@@ -164,7 +167,7 @@ class Engine:
 
         described = [{"index": index, "item": pickle.dumps(item)} for index, item in enumerate(items)]
         dataset = ray.data.from_items(described, override_num_blocks=len(described))
-        done = dataset.map(_Call(task, name), num_cpus=num_cpus, memory=memory)
+        done = dataset.map(_Call(task, name), **resources)
         done.set_name(name.replace(" ", "_"))
         yield from map(_unpacked, done.iter_rows())
 

@@ -123,7 +123,7 @@ def _selector(config: RunConfig, name: str) -> Node:
         f"stages.selectors.{kind}:{''.join(word.capitalize() for word in kind.split('_'))}Selector",
         selector,
         {role: sources[role] for role in selector.roles()},
-        {"name": name, "pool_path": config.pool.path},
+        {"name": name, "pool_path": config.pool.path, "metadata": config.pool.metadata},
     )
 
 

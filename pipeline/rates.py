@@ -11,6 +11,8 @@ class RatesConfig(Config):
     hours). Larger models need their own number."""
     score_samples_per_second_per_gpu: float = placement(2700.0, gt=0)
     """Forward passes only: a third of the work of training."""
+    score_samples_per_second_per_cpu: float = placement(20.0, gt=0)
+    """Forward passes of ViT-B-32 on one core: an estimate, not a measurement."""
     index_bytes_per_second_per_cpu: float = placement(150e6, gt=0)
     """Reading and checking tars."""
     rows_per_second_per_cpu: float = placement(10e6, gt=0)

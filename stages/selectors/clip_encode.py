@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import islice
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -19,7 +19,9 @@ from stages.selectors.base import NO_STEP, SINGLE_VISIT, TABLE, Scores, refuse_n
 
 SLICE_ROWS = 8192
 """Samples of a task; fixed, as sums in the encoder may depend on how samples are batched."""
-BATCH_ROWS = 64
+BATCH_ROWS = {"cpu": 64, "cuda": 1024}
+"""Samples of one pass through the encoder, by device."""
+Device = Literal["cpu", "cuda"]
 
 
 class OrderSlice(NamedTuple):
@@ -40,13 +42,20 @@ def slices(pool: Artifact) -> list[OrderSlice]:
 
 
 def score_slice(
-    piece: OrderSlice, *, pool: Artifact, pool_path: str, reference: Artifact, writer: ArtifactWriter, bits: int
+    piece: OrderSlice,
+    *,
+    pool: Artifact,
+    pool_path: str,
+    reference: Artifact,
+    writer: ArtifactWriter,
+    bits: int,
+    device: Device = "cpu",
 ) -> SplitPart:
     """Cosine similarity of image and caption of each sample in a slice, as a split part."""
     rows = _read_rows(pool, piece)
-    model = _encoder(reference)
+    model = _encoder(reference, device)
     samples = _samples(rows, pool, pool_path, model.image_size)
-    score = np.concatenate([model.similarity(batch) for batch in _batches(samples)])
+    score = np.concatenate([model.similarity(batch) for batch in _batches(samples, BATCH_ROWS[device])])
     scores = Scores(rows["uid_hi"].to_numpy(), rows["uid_lo"].to_numpy(), score)
     refuse_not_finite(scores, "clip_score", pool.uri(piece.part))
     columns = {
@@ -91,10 +100,11 @@ def _samples(rows: pa.Table, pool: Artifact, pool_path: str, image_size: int) ->
 class _Encoder:
     """The reference model in this process."""
 
-    def __init__(self, model: Any, config: Any) -> None:
+    def __init__(self, model: Any, config: Any, device: Device) -> None:
         from stages.models.build import build_tokenizer  # brings torch, which only the tasks need
 
-        self._model, self.image_size, self._tokenizer = model, int(config.image_size), build_tokenizer(config)
+        self._model, self._device = model.to(device), device
+        self.image_size, self._tokenizer = int(config.image_size), build_tokenizer(config)
 
     def similarity(self, samples: list[Sample]) -> NDArray[np.float32]:
         """[n] cosine of the angle between image and caption."""
@@ -102,28 +112,29 @@ class _Encoder:
 
         from stages.models.encode import encode_images, encode_texts
 
-        images = torch.from_numpy(np.stack([sample.pixels for sample in samples]))
-        tokens = self._tokenizer([sample.caption for sample in samples])
+        images = torch.from_numpy(np.stack([sample.pixels for sample in samples])).to(self._device)
+        tokens = self._tokenizer([sample.caption for sample in samples]).to(self._device)
         with torch.inference_mode(), _one_thread():
             cosine = (encode_images(self._model, images) * encode_texts(self._model, tokens)).sum(1)
-        return np.asarray(cosine.numpy(), np.float32)
+        return np.asarray(cosine.cpu().numpy(), np.float32)
 
 
-_loaded: dict[str, _Encoder] = {}
+_loaded: dict[tuple[str, Device], _Encoder] = {}
 
 
-def _encoder(reference: Artifact) -> _Encoder:
+def _encoder(reference: Artifact, device: Device) -> _Encoder:
     """The reference model, loaded once in a process; the root of an artifact names its content."""
-    if reference.root not in _loaded:
+    key = (reference.root, device)
+    if key not in _loaded:
         from stages.models.weights import load_model
 
         _loaded.clear()
-        _loaded[reference.root] = _Encoder(*load_model(reference))
-    return _loaded[reference.root]
+        _loaded[key] = _Encoder(*load_model(reference), device)
+    return _loaded[key]
 
 
-def _batches(samples: Iterator[Sample]) -> Iterator[list[Sample]]:
-    while batch := list(islice(samples, BATCH_ROWS)):
+def _batches(samples: Iterator[Sample], rows: int) -> Iterator[list[Sample]]:
+    while batch := list(islice(samples, rows)):
         yield batch
 
 

@@ -17,7 +17,6 @@ from stages.selectors.clip_encode import SLICE_ROWS, OrderSlice, score_slice, sl
 from stages.selectors.metadata_columns import TypeTest, is_number
 
 _TASK_BYTES = 1 << 30
-_SAMPLES_PER_SECOND = 20.0
 
 
 class ClipScoreConfig(Config):
@@ -29,11 +28,15 @@ class ClipScoreConfig(Config):
     """Metadata column that holds it, such as clip_l14_similarity_score."""
     model: Literal["reference"] | None = None
     """Encode the pool with the reference model; takes a pass over all images."""
+    use_gpu: bool = False
+    """Encode on GPUs, one a task."""
 
     @model_validator(mode="after")
     def _one_source(self) -> "ClipScoreConfig":
         if (self.column is None) == (self.model is None):
             raise ValueError("give either `column` (of the metadata) or `model: reference`")
+        if self.use_gpu and self.model is None:
+            raise ValueError("`use_gpu` has no effect on a metadata `column`")
         return self
 
     def roles(self) -> tuple[str, ...]:
@@ -62,8 +65,12 @@ class ClipScoreSelector(SelectorStage[ClipScoreConfig]):
         if self.config.column is not None:
             return plan
         rows = inputs["pool"].rows
-        hours = rows / rates.get("score_samples_per_second_per_cpu", _SAMPLES_PER_SECOND) / 3600
-        return StagePlan(plan.output, max(1, -(-rows // SLICE_ROWS)), _TASK_BYTES, cpu_hours=hours)
+        tasks = max(1, -(-rows // SLICE_ROWS))
+        if self.config.use_gpu:
+            hours = rows / rates["score_samples_per_second_per_gpu"] / 3600
+            return StagePlan(plan.output, tasks, _TASK_BYTES, gpu_hours=hours)
+        hours = rows / rates["score_samples_per_second_per_cpu"] / 3600
+        return StagePlan(plan.output, tasks, _TASK_BYTES, cpu_hours=hours)
 
     def score(self, partition: Partition, state: Any) -> Scores:
         """The column where it is not null."""
@@ -98,8 +105,16 @@ class ClipScoreSelector(SelectorStage[ClipScoreConfig]):
             reference=context.inputs["reference"],
             writer=context.output,
             bits=bits,
+            device="cuda" if self.config.use_gpu else "cpu",
         )
-        parts = context.engine.map(encode, slices(pool), name=f"{self.name}: encode", unit="samples", weigh=_slice_rows)
+        parts = context.engine.map(
+            encode,
+            slices(pool),
+            name=f"{self.name}: encode",
+            unit="samples",
+            weigh=_slice_rows,
+            num_gpus=1.0 if self.config.use_gpu else 0.0,
+        )
         merge = partial(merge_bucket, writer=context.output, schema=TABLE)
         merged = context.engine.map(merge, pieces_by_bucket(parts, bits), name=f"{self.name}: merge")
         return self.result(pool, merged)
