@@ -153,7 +153,7 @@ class Engine:
         task: Callable[[Item], Result],
         items: Sequence[Item],
         name: str,
-        resources: dict[str, float | None],
+        resources: dict[str, Any],
     ) -> Iterator[tuple[int, Result]]:
         if not items:
             return

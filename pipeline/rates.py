@@ -15,6 +15,8 @@ class RatesConfig(Config):
     """Forward passes of ViT-B-32 on one core: an estimate, not a measurement."""
     index_bytes_per_second_per_cpu: float = placement(150e6, gt=0)
     """Reading and checking tars."""
+    decodes_per_second_per_cpu: float = placement(1400.0, gt=0)
+    """Full decodes of a 512-pixel JPEG (`pool.check: decode`)."""
     rows_per_second_per_cpu: float = placement(10e6, gt=0)
     """Vectorised passes over uid-keyed tables."""
     copy_bytes_per_second_per_cpu: float = placement(200e6, gt=0)

@@ -4,6 +4,7 @@ import json
 import platform
 import sys
 from collections.abc import Mapping
+from dataclasses import asdict
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
@@ -60,6 +61,8 @@ class RunRecord:
             entry["root"] = self._portable(artifact.root)
             entry["manifest"] = self._portable(manifest_uri)
             entry["rows"] = sum(file.rows for file in artifact.manifest.files)
+            if artifact.manifest.counts is not None:
+                entry["counts"] = asdict(artifact.manifest.counts)
             entry["seconds"] = artifact.manifest.made_by.get("seconds")
         self._write()
 

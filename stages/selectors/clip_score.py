@@ -67,9 +67,9 @@ class ClipScoreSelector(SelectorStage[ClipScoreConfig]):
         rows = inputs["pool"].rows
         tasks = max(1, -(-rows // SLICE_ROWS))
         if self.config.use_gpu:
-            hours = rows / rates["score_samples_per_second_per_gpu"] / 3600
+            hours = rows / rates.get("score_samples_per_second_per_gpu", 2700.0) / 3600
             return StagePlan(plan.output, tasks, _TASK_BYTES, gpu_hours=hours)
-        hours = rows / rates["score_samples_per_second_per_cpu"] / 3600
+        hours = rows / rates.get("score_samples_per_second_per_cpu", 20.0) / 3600
         return StagePlan(plan.output, tasks, _TASK_BYTES, cpu_hours=hours)
 
     def score(self, partition: Partition, state: Any) -> Scores:
