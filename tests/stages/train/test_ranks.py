@@ -8,17 +8,26 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from stages.models.config import ModelConfig
+from pipeline.artifact import Artifact, ArtifactWriter
+from pipeline.stage import StageResult
+from pipeline.storage import Storage
+from stages.models.build import build_model
+from stages.models.weights import model_files
+from stages.train import loop
+from stages.train.checkpoint import CheckpointStore
 from stages.train.config import EffectiveBatch, Tower, TrainConfig
 from stages.train.direction import WeightDifference
-from stages.train.optimizer import build_optimizer
 from stages.train.ranks import Ranks
 from stages.train.reduce import parallel
+from stages.train.spec import Standing, TrainSpec
+from stages.train.stage import loader_spec
 from stages.train.step import Step
 from stages.train.tail import TailTangent
 from stages.train.task import Batch, ContrastiveTask, Encoders
 from stages.train.weighting import SoftmaxWeighting
+from tests.artifacts import commit
 from tests.stages.train.spawn import run_ranks
+from tests.stages.train.test_stage import recipe
 from tests.stages.train.tiny import (
     difference,
     gradients_of,
@@ -28,6 +37,7 @@ from tests.stages.train.tiny import (
     tiny_batch,
     tiny_clip,
 )
+from tests.stages.train.tiny_pool import make_pool
 
 CPU = torch.device("cpu")
 
@@ -101,31 +111,41 @@ def test_two_ranks_agree_to_the_bit(of_two_ranks: list[Any]) -> None:
             assert all(torch.equal(gradients[name], their[name]) for name in gradients)
 
 
-def straight_or_resumed(pause: int | None, steps: int) -> tuple[dict[str, Tensor], Any]:
-    """Weights and optimizer state after `steps`; with `pause`, everything is rebuilt from a copy there."""
-    ranks = Ranks.current()
-    config = TrainConfig(model=ModelConfig(name="ViT-B-32"), epochs=1, learning_rate=1e-2)
-    student = tiny_clip(0).float()
-    optimizer = build_optimizer(student, config)
-    step = step_of(student, "image", ranks, 1, EffectiveBatch(effective_batch=0.7))
-    for number in range(steps):
-        if number == pause:
-            weights = {name: tensor.clone() for name, tensor in student.state_dict().items()}
-            state = optimizer.state_dict()
-            student = tiny_clip(9).float()
-            student.load_state_dict(weights)
-            optimizer = build_optimizer(student, config)
-            optimizer.load_state_dict(state)
-            step = step_of(student, "image", ranks, 1, EffectiveBatch(effective_batch=0.7))
-        batch = tiny_batch(16, seed=number)
-        optimizer.zero_grad()
-        step.train(share_of(Batch(batch.images.float(), batch.tokens, batch.scored), ranks), number)
-        optimizer.step()
-    return student.state_dict(), optimizer.state_dict()
+class Interrupted(Exception):
+    pass
 
 
-def both_ways() -> list[Any]:
-    return [straight_or_resumed(None, 5), straight_or_resumed(2, 5), order_of_sum()]
+class Quiet:
+    def stand(self, standing: Standing) -> None: ...
+
+    def warn(self, text: str) -> None: ...
+
+    def committed(self, step: int, loss: float) -> None: ...
+
+
+def trained_by_loop(spec: TrainSpec, stop: int | None) -> None:
+    """The stage's own loop in this rank; with `stop`, every rank breaks off before that step."""
+    whole = loop._Training._one_step
+
+    def stopping(training: Any, step: int, local: Any) -> Any:
+        if step == stop:
+            raise Interrupted
+        return whole(training, step, local)
+
+    loop._Training._one_step = stopping  # type: ignore[method-assign]
+    try:
+        loop.train(spec, Ranks.current(), CPU, Quiet())
+    except Interrupted:
+        assert stop is not None
+    finally:
+        loop._Training._one_step = whole  # type: ignore[method-assign]
+
+
+def straight_and_resumed(straight: TrainSpec, resumed: TrainSpec) -> tuple[Tensor, Tensor]:
+    trained_by_loop(straight, None)
+    trained_by_loop(resumed, 5)  # the last checkpoint is at 4, an epoch's end; step 4 is done twice
+    trained_by_loop(resumed, None)
+    return order_of_sum()
 
 
 def order_of_sum() -> tuple[Tensor, Tensor]:
@@ -137,17 +157,39 @@ def order_of_sum() -> tuple[Tensor, Tensor]:
     return ranks.sum_in_order(flat), slices
 
 
+def refer_to(root: Path, config: TrainConfig) -> Artifact:
+    """Random weights of another seed as the weights to mimic."""
+    writer = ArtifactWriter(str(root), Storage())
+    files = model_files(build_model(config.model, 9), config.model)
+    entries = tuple(writer.put_bytes(f"model/{name}", data) for name, data in files.items())
+    return commit(root, "reference", StageResult(entries))
+
+
 def test_four_ranks_resumed_run_equals_straight_run_bit_by_bit(tmp_path: Path) -> None:
-    results = run_ranks(4, both_ways, tmp_path)
-    (weights, state), (resumed, resumed_state), _ = results[0]
-    assert all(torch.equal(weights[name], resumed[name]) for name in weights)
-    for key, slots in state["state"].items():
-        assert all(torch.equal(slots[slot], resumed_state["state"][key][slot]) for slot in slots)
-    for (others, _), _, _ in results[1:]:
-        assert all(torch.equal(weights[name], others[name]) for name in weights), "ranks drifted apart"
+    pool, pool_path = make_pool(tmp_path / "pool", [23, 17, 21])
+    config = recipe(
+        method="mimic", epochs=2, batch_size=16, lanes=4, num_workers=4, checkpoint_every=3, accumulation=2,
+        temperature=EffectiveBatch(effective_batch=0.7), grad_clip=0.5,
+    )  # fmt: skip
+    reference = refer_to(tmp_path / "reference", config)
+    straight, resumed = (
+        TrainSpec(
+            config=config,
+            seed=3,
+            loader=loader_spec(config, pool, pool_path, 3),
+            output=ArtifactWriter(str(tmp_path / name), Storage()),
+            name="training/mimic",
+            reference=reference,
+        )
+        for name in ("straight", "resumed")
+    )
+    sums = run_ranks(4, straight_and_resumed, tmp_path, straight, resumed)
+    ends = [CheckpointStore(spec.output).latest() for spec in (straight, resumed)]
+    assert [end and end.step for end in ends] == [8, 8]
+    assert ends[0] == ends[1], "weights, optimizer, history and ledger are named by their content"
     expected = torch.zeros(103)
     for rank in range(4):
         expected += torch.randn(103, generator=torch.Generator().manual_seed(rank)) * 10.0 ** (3 * rank)
-    for _, _, (whole, sliced) in results:
+    for whole, sliced in sums:
         assert torch.equal(whole, expected)
         assert torch.equal(sliced, expected)
