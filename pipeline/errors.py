@@ -56,3 +56,9 @@ class LockedError(GradsieveError):
     """Another run holds the output (exit code 3)."""
 
     exit_code = 3
+
+
+class InterruptedRunError(GradsieveError):
+    """Somebody pressed Ctrl-C (exit code 130)."""
+
+    exit_code = 130

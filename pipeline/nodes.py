@@ -146,7 +146,7 @@ def _curation(config: RunConfig, scores: dict[str, str]) -> list[Node]:
             "stages.select:SelectStage",
             config.select,
             {"pool": "pool", "decisions": "decisions", **scores},
-            {"metadata": config.pool.metadata},
+            {"metadata": config.pool.metadata, "selectors": ["mimic", *config.selectors]},
             deliverable=True,
         ),
     ]

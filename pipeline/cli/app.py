@@ -2,10 +2,10 @@
 
 import sys
 import traceback
+import warnings
 from collections.abc import Sequence
 from typing import Annotated
 
-import click
 import typer
 
 from pipeline import __version__
@@ -48,24 +48,19 @@ def _options(
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run a command and exit with its code; a fault of the user's is one message, never a traceback."""
+    for library in ("torch", "ray", "open_clip", "snorkel", "networkx"):
+        warnings.filterwarnings("ignore", module=rf"{library}(\.|$)")  # what they deprecate is no news to a user
     try:
-        app(list(arguments) if arguments is not None else None, standalone_mode=False)
+        app(list(arguments) if arguments is not None else None)
     except GradsieveError as error:
-        _fail(str(error), error.exit_code)
-    except click.exceptions.Exit as leave:
-        sys.exit(leave.exit_code)
-    except click.ClickException as error:
-        error.show()
-        sys.exit(error.exit_code)
-    except (KeyboardInterrupt, click.exceptions.Abort):
-        _fail("interrupted; the same command goes on from here", 130)
-    except Exception as error:  # a defect of ours: short on the screen, whole where a developer can find it
+        _fail(f"error: {error}", error.exit_code)
+    except Exception as error:  # a defect of ours: short at the end, whole above for a developer
         traceback.print_exc()
-        _fail(f"unexpected {type(error).__name__}: {error}\n  next: please report this with the lines above", 1)
+        _fail(f"error: unexpected {type(error).__name__}: {error}\n  next: please report this with the lines above", 1)
 
 
 def _fail(message: str, code: int) -> None:
-    typer.echo(f"error: {message}" if code != 130 else message, err=True)
+    typer.echo(message, err=True)
     sys.exit(code)
 
 

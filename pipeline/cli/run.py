@@ -6,6 +6,7 @@ import typer
 from rich.console import Console
 
 from pipeline.curation import Curation
+from pipeline.errors import InterruptedRunError
 from pipeline.progress import Reporter
 from pipeline.storage import Storage, StorageConfig
 from pipeline.yaml_config import read_config_text, shipped_names
@@ -33,11 +34,13 @@ def run(
 
     * `gradsieve run my.yaml --until train`
     """
-    reporter = Reporter()
-    text = read_config_text(config, Storage(StorageConfig()))
-    curation = Curation.from_text(text, overrides or [], config, reporter)
-    if plan:
-        Console().print(curation.plan_table(until))
-        return
-    for line in curation.run(until):
-        typer.echo(line)
+    try:
+        text = read_config_text(config, Storage(StorageConfig()))
+        curation = Curation.from_text(text, overrides or [], config, Reporter())
+        if plan:
+            Console().print(curation.plan_table(until))
+            return
+        for line in curation.run(until):
+            typer.echo(line)
+    except KeyboardInterrupt:
+        raise InterruptedRunError("interrupted", next_step="the same command goes on from here") from None

@@ -11,6 +11,7 @@ from pipeline.errors import RunError, UserError
 from pipeline.schema import MODEL, ORDER, Schema
 from pipeline.stage import External, ExternalFiles, Size, Stage, StageContext, StagePlan, StageResult
 from pipeline.storage import Storage, join
+from stages.formats.npy import SubsetFile
 from stages.train.checkpoint import Checkpoint, CheckpointStore
 from stages.train.config import MimicConfig, TrainConfig
 from stages.train.launch import launch

@@ -24,6 +24,14 @@ def _refused(capsys: pytest.CaptureFixture[str], *overrides: str, config: str | 
     return shown.err
 
 
+def _succeeds(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    """What a command prints that ends well."""
+    with pytest.raises(SystemExit) as leave:
+        main(arguments)
+    assert leave.value.code == 0
+    return capsys.readouterr().out
+
+
 @pytest.fixture(autouse=True)
 def _there(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(workplace)
@@ -147,10 +155,7 @@ def test_help_teaches_by_example(capsys: pytest.CaptureFixture[str]) -> None:
         (["status", "--help"], "runs/demo"),
         (["explain", "--help"], "runs/demo"),
     ):
-        with pytest.raises(SystemExit) as leave:
-            main(arguments)
-        assert not leave.value.code
-        assert part in capsys.readouterr().out
+        assert part in _succeeds(capsys, *arguments)
 
 
 @pytest.mark.parametrize("name", ["demo.yaml", "small.yaml", "medium.yaml", "large.yaml", "xlarge.yaml"])
@@ -159,10 +164,7 @@ def test_plan_needs_no_data_and_spends_nothing(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "200")
-    with pytest.raises(SystemExit) as leave:
-        main(["run", name, "--plan"])
-    assert not leave.value.code
-    shown = capsys.readouterr().out
+    shown = _succeeds(capsys, "run", name, "--plan")
     assert "training/mimic" in shown
     assert list(tmp_path.iterdir()) == []
 
@@ -172,9 +174,7 @@ def test_plan_of_medium_is_sane(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "200")
-    with pytest.raises(SystemExit):
-        main(["run", "medium.yaml", "--plan"])
-    shown = capsys.readouterr().out
+    shown = _succeeds(capsys, "run", "medium.yaml", "--plan")
     training = next(line for line in shown.splitlines() if "training/mimic" in line)
     assert "31,250" in training  # 128M samples / 4096
     assert "128,000,000" in training
