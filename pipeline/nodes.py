@@ -6,7 +6,7 @@ from pipeline.config import RunConfig
 from pipeline.config_base import Config
 from pipeline.errors import UserError
 from pipeline.graph import Node
-from stages.train.reference_config import phase_train_config
+from stages.train.reference_config import phase_train_config, placed_reference
 
 
 class NoConfig(Config):
@@ -104,7 +104,7 @@ def _lineage(config: RunConfig) -> list[Node]:
             "reference",
             "reference",
             "stages.train.reference:ReferenceStage",
-            reference,
+            placed_reference(reference, config.train),
             inputs,
             {**place, "train": config.train},
             seeded=True,

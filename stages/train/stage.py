@@ -57,8 +57,9 @@ class TrainStage(Stage[TrainConfig]):
         return found
 
     def preflight(self, external: Mapping[str, ExternalFiles], storage: Storage) -> None:
-        """See `Stage`."""
-        del external, storage
+        """See `Stage`: parameters that can be mimicked, and a subset file in the right format."""
+        for stat in external["samples"].files if "samples" in external else ():
+            SubsetFile.open(storage, stat.uri)
         if self.config.method != "uniform" or self.config.mimic != MimicConfig():
             check_mimicked(self.config)
 
