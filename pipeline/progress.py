@@ -12,12 +12,16 @@ _LINE_EVERY_SECONDS = 10.0
 
 
 class Bar:
-    """One piece of long work with a known or unknown total."""
+    """One piece of long work with a known or unknown total.
+
+    The rate is measured from the first report on, so that start-up does not make it look slow.
+    """
 
     def __init__(self, label: str, total: int | None, unit: str, console: Console, live: Progress | None) -> None:
-        """Start counting now."""
+        """Nothing is done yet."""
         self._label, self._total, self._unit, self._console, self._live = label, total, unit, console, live
-        self._started = self._last_line = time.monotonic()
+        self._last_line = time.monotonic()
+        self._first: tuple[float, int] | None = None
         self._done = 0
         self._task = live.add_task(label, total=total, note="") if live else None
 
@@ -25,18 +29,26 @@ class Bar:
         """Report `count` more units done; `note` is shown beside the rate."""
         self.set(self._done + count, note)
 
-    def set(self, done: int, note: str = "") -> None:
-        """Report that `done` units are done in all."""
+    def set(self, done: int, note: str = "", total: int | None = None) -> None:
+        """Report that `done` units are done in all; `total` where it was not known before."""
+        now = time.monotonic()
         self._done = done
-        seconds = max(time.monotonic() - self._started, 1e-9)
-        text = f"{done / seconds:,.0f} {self._unit}/s {note}".rstrip()
+        self._total = total if total is not None else self._total
+        if self._first is None:
+            self._first = (now, done)
+        seconds, since_first = now - self._first[0], done - self._first[1]
+        rate = since_first / seconds if seconds > 0 and since_first else None
+        shown = [f"{rate:,.{0 if rate >= 10 else 1}f} {self._unit}/s"] if rate is not None else []
         if self._live is not None and self._task is not None:
-            self._live.update(self._task, completed=done, note=text)
-        elif time.monotonic() - self._last_line >= _LINE_EVERY_SECONDS:
-            self._last_line = time.monotonic()
+            text = ", ".join([*shown, note] if note else shown)
+            self._live.update(self._task, completed=done, total=self._total, note=text)
+        elif now - self._last_line >= _LINE_EVERY_SECONDS:
+            self._last_line = now
+            if rate and self._total:
+                shown.append(f"{(self._total - done) / rate:,.0f} s left")
             of_total = f"/{self._total:,}" if self._total else ""
-            left = f", {seconds / done * (self._total - done):,.0f} s left" if self._total and done else ""
-            self._console.print(f"  {self._label}: {done:,}{of_total} {self._unit}, {text}{left}", highlight=False)
+            parts = ", ".join([f"{done:,}{of_total} {self._unit}", *shown, *([note] if note else [])])
+            self._console.print(f"  {self._label}: {parts}", highlight=False, markup=False, soft_wrap=True)
 
 
 class Reporter:
@@ -48,11 +60,11 @@ class Reporter:
 
     def say(self, text: str) -> None:
         """One line."""
-        self.console.print(text, highlight=False, markup=False)
+        self.console.print(text, highlight=False, markup=False, soft_wrap=True)
 
     def warn(self, text: str) -> None:
         """One line that must not be missed."""
-        self.console.print(f"warning: {text}", style="yellow", highlight=False, markup=False)
+        self.console.print(f"warning: {text}", style="yellow", highlight=False, markup=False, soft_wrap=True)
 
     @contextmanager
     def bar(self, label: str, total: int | None, unit: str) -> Iterator[Bar]:

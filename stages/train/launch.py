@@ -246,4 +246,4 @@ def _watch(board: Any, bar: Bar, reporter: Reporter, stop: threading.Event) -> N
 
 def _show(bar: Bar, standing: Standing) -> None:
     effect = f", {standing.effective_share:.0%} in effect" if standing.effective_share < 1 else ""
-    bar.set(standing.samples, f"of {standing.total:,}, loss {standing.loss:.3f}{effect}")
+    bar.set(standing.samples, f"loss {standing.loss:.3f}{effect}", total=standing.total)
