@@ -29,13 +29,23 @@ class Verdict:
 
 
 @dataclass(frozen=True)
+class Prior:
+    """A clause that precedes another one in an enclosing `all`."""
+
+    path: Path
+    rule: Rule
+    before: "tuple[Prior, ...]"
+    """What precedes it in turn."""
+
+
+@dataclass(frozen=True)
 class CutClause:
     """A clause that needs a line drawn through the whole pool."""
 
     path: Path
     clause: RankClause | ClipScoreClause
     direction: Literal["top", "bottom"]
-    before: tuple[tuple[Path, Rule], ...]
+    before: tuple[Prior, ...]
     """What precedes it in the enclosing `all`s."""
 
     @property
@@ -43,7 +53,7 @@ class CutClause:
         """Cuts that must be known first."""
         if isinstance(self.clause, ClipScoreClause) or self.clause.of != "selected":
             return frozenset()
-        return frozenset(cut.path for path, rule in self.before for cut in cut_clauses(rule, path))
+        return frozenset(cut.path for prior in self.before for cut in cut_clauses(prior.rule, prior.path))
 
 
 @dataclass(frozen=True)
@@ -55,20 +65,20 @@ class Evaluation:
     inclusive: bool
     """Whether `clip_score` cuts as DataComp does."""
 
-    def verdict(self, rule: Rule, frame: Frame, path: Path = ()) -> Verdict:
+    def verdict(self, rule: Rule, frame: Frame, path: Path = (), before: tuple[Prior, ...] = ()) -> Verdict:
         """What the rule says of each row of a bucket."""
         if rule.all or rule.any:
             children = [
-                self.verdict(child, frame, (*path, place)) for place, child in enumerate(rule.all or rule.any or [])
+                self.verdict(child.rule, frame, child.path, child.before) for child in children_of(rule, path, before)
             ]
             holds, fails = [child.holds for child in children], [child.fails for child in children]
             if rule.all:
                 return Verdict(np.logical_and.reduce(holds), np.logical_or.reduce(fails))
             return Verdict(np.logical_or.reduce(holds), np.logical_and.reduce(fails))
         if rule.not_:
-            inner = self.verdict(rule.not_, frame, (*path, 0))
+            inner = self.verdict(rule.not_, frame, (*path, 0), before)
             return Verdict(inner.fails, inner.holds)
-        return self._leaf(rule, frame, path)
+        return self._leaf(rule, frame, path, before)
 
     def rankable(self, cut: CutClause, frame: Frame) -> tuple[Keys, int]:
         """Keys of the rows among which a clause ranks, and how many rows its fraction is of."""
@@ -81,19 +91,19 @@ class Evaluation:
         values = frame.values(clause.by)
         keys = frame.keys(values, cut.direction)
         if clause.of == "selected":
-            mask = self.selected(cut, frame)
+            mask = self.selected(cut.before, frame)
             return keys.take(values.present & mask), int(mask.sum())
         return keys.take(values.present), len(frame) if clause.of == "pool" else int(values.present.sum())
 
-    def selected(self, cut: CutClause, frame: Frame) -> NDArray[np.bool_]:
-        """Rows that all clauses before this one let through."""
+    def selected(self, before: tuple[Prior, ...], frame: Frame) -> NDArray[np.bool_]:
+        """Rows that all of these clauses let through."""
         mask = np.ones(len(frame), bool)
-        for path, rule in cut.before:
-            verdict = self.verdict(rule, frame, path)
+        for prior in before:
+            verdict = self.verdict(prior.rule, frame, prior.path, prior.before)
             mask &= ~verdict.fails if self.unscored == "keep" else verdict.holds
         return mask
 
-    def _leaf(self, rule: Rule, frame: Frame, path: Path) -> Verdict:
+    def _leaf(self, rule: Rule, frame: Frame, path: Path, before: tuple[Prior, ...]) -> Verdict:
         if rule.basic:
             return _definite(frame.passed(path))
         if rule.clip_score:
@@ -105,6 +115,8 @@ class Evaluation:
         assert clause is not None
         values = frame.values(clause.by)
         chosen = self.cuts[path].keeps(frame.keys(values, "top" if rule.top else "bottom"))
+        if clause.of == "selected":
+            chosen &= self.selected(before, frame)  # a row that was not ranked is not chosen, however good its value
         return _of_values(values, chosen)
 
     def _clip_score(self, clause: ClipScoreClause, frame: Frame, path: Path) -> Verdict:
@@ -116,7 +128,16 @@ class Evaluation:
         return _definite(values.present & self.cuts[path].keeps(keys))
 
 
-def cut_clauses(rule: Rule, path: Path = (), before: tuple[tuple[Path, Rule], ...] = ()) -> Iterator[CutClause]:
+def children_of(rule: Rule, path: Path, before: tuple[Prior, ...]) -> Iterator[Prior]:
+    """The clauses right inside a rule, each with what precedes it."""
+    for place, child in enumerate(rule.all or rule.any or ([rule.not_] if rule.not_ else [])):
+        found = Prior((*path, place), child, before)
+        yield found
+        if rule.all:
+            before = (*before, found)
+
+
+def cut_clauses(rule: Rule, path: Path = (), before: tuple[Prior, ...] = ()) -> Iterator[CutClause]:
     """All clauses inside a rule that need a cut, with what precedes them."""
     if rule.top or rule.bottom:
         clause = rule.top or rule.bottom
@@ -124,18 +145,17 @@ def cut_clauses(rule: Rule, path: Path = (), before: tuple[tuple[Path, Rule], ..
         yield CutClause(path, clause, "top" if rule.top else "bottom", before)
     if rule.clip_score and rule.clip_score.fraction is not None:
         yield CutClause(path, rule.clip_score, "top", before)
-    for place, child in enumerate(rule.all or []):
-        yield from cut_clauses(child, (*path, place), before)
-        before = (*before, ((*path, place), child))
-    for place, child in enumerate(rule.any or ([rule.not_] if rule.not_ else [])):
-        yield from cut_clauses(child, (*path, place), before)
+    for child in children_of(rule, path, before):
+        yield from cut_clauses(child.rule, child.path, child.before)
 
 
 def first_failing(rule: Rule, evaluation: Evaluation, frame: Frame) -> tuple[NDArray[np.int64], list[str]]:
     """For each row the number of the first clause of the outermost `all` that fails, and the clauses' reasons."""
     if not rule.all:
         return np.zeros(len(frame), np.int64), [rule.reason]
-    fails = [evaluation.verdict(child, frame, (place,)).fails for place, child in enumerate(rule.all)]
+    fails = [
+        evaluation.verdict(child.rule, frame, child.path, child.before).fails for child in children_of(rule, (), ())
+    ]
     return np.argmax(np.stack(fails), axis=0), [child.reason for child in rule.all]
 
 

@@ -4,6 +4,12 @@ import os
 from collections.abc import Iterator
 
 import pytest
+from hypothesis import settings
+
+# A gate repeats itself; a person at the keyboard gets new examples each time.
+settings.register_profile("ci", derandomize=True)
+if os.environ.get("CI"):
+    settings.load_profile("ci")
 
 os.environ["RAY_AUTH_MODE"] = "disabled"
 os.environ.setdefault("OMP_NUM_THREADS", "1")

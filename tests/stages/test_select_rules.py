@@ -5,7 +5,7 @@ from decimal import Decimal
 import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from pipeline.artifact import ArtifactWriter
@@ -26,6 +26,18 @@ META = [None if absent else float(v) for v, absent in zip(RNG.integers(0, 9, N),
 P_KEEP = RNG.choice([0.1, 0.5, 0.9], N).astype(np.float32).tolist()
 MEAN = RNG.choice([0.2, 0.4, 0.6], N).astype(np.float32).tolist()
 VOTED = (RNG.random(N) > 0.15).tolist()
+
+
+NOT_RANKED = {
+    "not": {
+        "all": [
+            {"at_least": {"by": "mimic", "value": 0}},
+            {"top": {"by": "mimic", "of": "pool", "fraction": 0.1}},
+            {"top": {"by": "meta", "of": "selected", "fraction": 0.29}},
+        ]
+    }
+}
+"""A row without a mimic score is not among those that the last clause ranks, so it is not chosen: known, not open."""
 
 
 def ranked(before):
@@ -125,6 +137,7 @@ def sources(tmp_path_factory):
 
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(rule=rules(False, 2), unscored=st.sampled_from(["keep", "drop"]))
+@example(rule=NOT_RANKED, unscored="drop")
 def test_rules_equal_a_plain_evaluator(sources, rule, unscored):
     hi, lo, pool, decisions = sources
     config = SelectConfig.model_validate({"rule": rule, "unscored": unscored})
