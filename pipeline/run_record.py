@@ -103,11 +103,12 @@ def open_artifacts(run: str, storage: Storage) -> dict[str, Artifact]:
     found = {}
     for name, entry in read_record(run, storage)["stages"].items():
         if "manifest" in entry:
-            uri = _resolve(output, entry["manifest"])
+            uri = resolve(output, entry["manifest"])
             manifest = Manifest.from_json(storage.read_bytes(uri), uri)
-            found[name] = Artifact(_resolve(output, entry["root"]), manifest, storage)
+            found[name] = Artifact(resolve(output, entry["root"]), manifest, storage)
     return found
 
 
-def _resolve(output: str, uri: str) -> str:
+def resolve(output: str, uri: str) -> str:
+    """An absolute URI from what the record says, which is relative to the output where it lies below it."""
     return uri if uri.startswith(("/", "s3://")) else join(output, uri)

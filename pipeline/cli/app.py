@@ -30,6 +30,7 @@ Exit codes: 0 ok, 1 the run failed, 2 the configuration or an input is at fault,
 app.command("run")(run_command.run)
 app.command("status")(inspect_commands.status)
 app.command("explain")(inspect_commands.explain)
+app.command("verify")(inspect_commands.verify)
 app.add_typer(pool_commands.app, name="pool")
 
 

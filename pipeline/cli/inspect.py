@@ -1,14 +1,19 @@
-"""`gradsieve status` and `gradsieve explain`: look at a run through its storage alone."""
+"""`gradsieve status`, `explain` and `verify`: look at a run through its storage alone."""
 
 from typing import Annotated
 
 import typer
 from rich.console import Console
 
+from pipeline.errors import RunError
+from pipeline.plan import human_bytes
+from pipeline.progress import Reporter
 from pipeline.run_record import open_artifacts, read_record
 from pipeline.status import status_view
 from pipeline.storage import Storage, StorageConfig
 
+_SHOWN = 20
+"""Differences and orphans that are told one by one."""
 RunArgument = Annotated[str, typer.Argument(metavar="RUN", help="Output folder or s3:// URI of a run.")]
 EndpointOption = Annotated[str | None, typer.Option("--endpoint-url", help="S3 service that holds the run.")]
 
@@ -34,3 +39,28 @@ def explain(
     from pipeline.explain import explain_view  # polars and the stages' readers are paid for only here
 
     Console().print(explain_view(open_artifacts(run, Storage(StorageConfig(endpoint_url=endpoint_url))), uid))
+
+
+def verify(run: RunArgument, endpoint_url: EndpointOption = None) -> None:
+    """Read a finished run again and check it: every digest, every count, every kept sample in its place.
+
+    Trusts none of the run's own summaries and changes nothing; a copied run verifies where it lies. Exit code 1 if
+    anything differs, with the first differences.
+
+    Example: `gradsieve verify runs/demo`
+    """
+    from pipeline.verify import verify as verify_run
+
+    verdict = verify_run(run, Storage(StorageConfig(endpoint_url=endpoint_url)), Reporter())
+    print_line = Console(soft_wrap=True).print
+    print_line(
+        f"{verdict.num_artifacts} artifacts, {verdict.num_files:,} files, {human_bytes(verdict.num_bytes)} read again; "
+        f"{verdict.num_private:,} private files of the stages and {len(verdict.orphans):,} orphans beside them",
+        highlight=False,
+    )
+    for orphan in verdict.orphans[:_SHOWN]:
+        print_line(f"orphan: {orphan}", highlight=False, markup=False)
+    if verdict.differences:
+        shown = "\n".join(str(difference) for difference in verdict.differences[:_SHOWN])
+        raise RunError(f"the run differs from its manifests in {len(verdict.differences):,} place(s)\n{shown}")
+    print_line("the run is whole", highlight=False)
