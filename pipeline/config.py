@@ -1,5 +1,6 @@
 """The root of the configuration: one block a stage, and where it all runs."""
 
+import re
 from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
@@ -30,6 +31,10 @@ SelectorConfig = Annotated[
 """One more method of scoring, keyed by `kind`."""
 
 
+_SELECTOR_NAME = re.compile(r"[a-z][a-z0-9]*(_[a-z0-9]+)*")
+"""Names become folders, and columns `<selector>__<visit>`."""
+
+
 class PlanConfig(Config):
     """The cost model behind `--plan`."""
 
@@ -40,11 +45,11 @@ class PlanConfig(Config):
 class RunConfig(Config):
     """A whole run."""
 
-    seed: int = 0
+    seed: int = Field(0, ge=0, lt=2**63)
     """Of everything that draws at random."""
-    output: str = placement()
+    output: str = placement(min_length=1)
     """Folder or s3:// prefix of the run: subset, shards, evaluation, report."""
-    store: str | None = placement(None)
+    store: str | None = placement(None, min_length=1)
     """Where intermediate artifacts lie; `<output>/store` by default. May be shared between runs."""
     pool: PoolConfig
     """The image-text pool to curate."""
@@ -80,4 +85,7 @@ class RunConfig(Config):
         reserved = {"mimic", "p_keep", "pool"} & set(self.selectors)
         if reserved:
             raise ValueError(f"selectors: the name(s) {sorted(reserved)} are taken by the pipeline itself")
+        odd = sorted(name for name in self.selectors if not _SELECTOR_NAME.fullmatch(name))
+        if odd:
+            raise ValueError(f"selectors: names are lower-case words joined by single `_`; found {odd}")
         return self

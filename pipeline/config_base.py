@@ -12,7 +12,9 @@ class Config(BaseModel):
     Cross-field rules are `model_validator`s that raise `ValueError`; the loader adds file and key.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, strict=True, allow_inf_nan=False, use_attribute_docstrings=True
+    )
 
     def identity(self) -> dict[str, Any]:
         """The literal values that enter a fingerprint: everything but placement fields."""

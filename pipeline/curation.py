@@ -14,7 +14,7 @@ from pipeline.engine import Engine
 from pipeline.errors import GradsieveError, LockedError
 from pipeline.graph import Graph, Place, upto
 from pipeline.nodes import assemble, check_voters
-from pipeline.plan import check_limits, make_plan, plan_table
+from pipeline.plan import check_limits, make_plan, plan_table, plan_totals
 from pipeline.progress import Reporter
 from pipeline.run_record import RunRecord
 from pipeline.runner import Runner, check_end_to_end
@@ -48,11 +48,12 @@ class Curation:
         """The graph up to a stage's label, or whole."""
         return Graph(upto(self.nodes, until) if until else self.nodes, self.place, self.config.seed)
 
-    def plan_table(self, until: str | None = None) -> Table:
-        """What would run, and what it would cost."""
+    def plan(self, until: str | None = None) -> tuple[Table, str]:
+        """What would run, stage by stage, and what it would cost in all."""
         graph = self.graph(until)
         rates = self.config.plan.rates
-        return plan_table(make_plan(graph, graph.done(tolerate_missing=True), rates), rates)
+        lines = make_plan(graph, graph.done(tolerate_missing=True), rates)
+        return plan_table(lines, rates), plan_totals(lines, rates)
 
     def run(self, until: str | None = None) -> list[str]:
         """Run what is undone; lines for people: where results are, and what was found.

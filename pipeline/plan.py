@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from pipeline.artifact import Artifact
@@ -61,10 +62,11 @@ def check_limits(lines: list[PlannedNode], limits: LimitsConfig, rates: RatesCon
 
 
 def plan_table(lines: list[PlannedNode], rates: RatesConfig) -> Table:
-    """The plan as people read it."""
-    table = Table(title="plan", title_justify="left")
+    """The plan as people read it, stage by stage."""
+    table = Table(title="plan", title_justify="left", box=SIMPLE_HEAD)
     for column in ("stage", "state", "rows", "writes", "tasks", "memory a task", "steps", "GPU h", "USD", "note"):
-        table.add_column(column, justify="left" if column in ("stage", "state", "note") else "right")
+        text = column in ("stage", "state", "note")
+        table.add_column(column, justify="left" if text else "right", no_wrap=column != "note")
     for line in lines:
         plan = line.plan
         table.add_row(
@@ -79,21 +81,20 @@ def plan_table(lines: list[PlannedNode], rates: RatesConfig) -> Table:
             f"{line.usd(rates):,.2f}" if line.usd(rates) >= 0.005 else "",
             plan.note,
         )
-    todo = [line for line in lines if not line.done]
-    table.add_section()
-    table.add_row(
-        "to run",
-        f"{len(todo)} of {len(lines)}",
-        "",
-        human_bytes(sum(line.plan.output.bytes for line in todo)),
-        "",
-        human_bytes(max((line.plan.peak_task_bytes for line in todo), default=0)),
-        "",
-        f"{sum(line.plan.gpu_hours for line in todo):,.1f}",
-        f"{sum(line.usd(rates) for line in lines):,.2f}",
-        "",
-    )
     return table
+
+
+def plan_totals(lines: list[PlannedNode], rates: RatesConfig) -> str:
+    """What is still to do, in one line that fits any terminal's wrapping."""
+    todo = [line for line in lines if not line.done]
+    written = sum(line.plan.output.bytes for line in todo)
+    memory = max((line.plan.peak_task_bytes for line in todo), default=0)
+    return (
+        f"to run: {len(todo)} of {len(lines)} stages; writes {human_bytes(written)}, "
+        f"at most {human_bytes(memory)} of memory a task, "
+        f"{sum(line.plan.gpu_hours for line in todo):,.1f} GPU hours, "
+        f"{sum(line.plan.cpu_hours for line in todo):,.1f} CPU hours, {sum(line.usd(rates) for line in lines):,.2f} USD"
+    )
 
 
 def human_bytes(number: float) -> str:

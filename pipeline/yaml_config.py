@@ -35,10 +35,11 @@ def read_config_text(name: str, storage: Storage) -> str:
         return (files("pipeline.configs") / name).read_text()
     try:
         return storage.read_bytes(name if is_s3(name) else str(Path(name).expanduser())).decode()
-    except (FileNotFoundError, IsADirectoryError):
+    except OSError as error:
         raise UserError(
             "no such configuration",
             where=name,
+            found=error.strerror or "nothing",
             expected=f"a path, an s3:// URI, or one of the shipped {', '.join(shipped_names())}",
             next_step="write ./NAME.yaml for a file of your own",
         ) from None
@@ -68,12 +69,18 @@ def load_config(model: type[ConfigT], text: str, overrides: Sequence[str], where
     try:
         return model.model_validate(tree)
     except ValidationError as error:
-        faults = "\n".join(f"  {_describe(model, fault)}" for fault in error.errors(include_url=False))
-        raise UserError(f"the configuration has {error.error_count()} fault(s)\n{faults}", where=where) from None
+        faults = _faults(model, error.errors(include_url=False))
+        listed = "\n".join(f"  {fault}" for fault in faults)
+        raise UserError(f"the configuration has {len(faults)} fault(s)\n{listed}", where=where) from None
 
 
 def _parse(text: str, where: str) -> Any:
     try:
+        for event in YAML(typ="safe", pure=True).parse(io.StringIO(text)):
+            tag = getattr(event, "tag", None)
+            if tag is not None:
+                line = event.start_mark.line + 1
+                raise UserError("tags are not allowed in a configuration", where=f"{where}:{line}", found=str(tag))
         return YAML(typ="safe", pure=True).load(io.StringIO(text))
     except DuplicateKeyError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else "?"
@@ -81,8 +88,10 @@ def _parse(text: str, where: str) -> Any:
     except MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else "?"
         raise UserError("the configuration is not YAML", where=f"{where}:{line}", found=str(error.problem)) from None
-    except YAMLError as error:
+    except (YAMLError, ValueError) as error:
         raise UserError("the configuration is not YAML", where=where, found=str(error).splitlines()[0]) from None
+    except RecursionError:
+        raise UserError("the configuration is nested too deeply", where=where) from None
 
 
 def _apply(tree: dict[str, Any], override: str) -> None:
@@ -99,34 +108,107 @@ def _apply(tree: dict[str, Any], override: str) -> None:
     node[keys[-1]] = _parse(value, f"override {path}")
 
 
-def _describe(model: type[Config], fault: Any) -> str:
-    location = tuple(fault["loc"])
-    path = ".".join(str(part) for part in location) or "(top)"
-    if fault["type"] == "extra_forbidden":
-        known = _known_keys(model, location[:-1])
-        nearest = difflib.get_close_matches(str(location[-1]), known, n=1, cutoff=0.5)
-        hint = f"did you mean `{nearest[0]}`?" if nearest else f"known here: {', '.join(known) or 'nothing'}"
-        return f"{path}: unknown key; {hint}"
-    if fault["type"] == "missing":
-        return f"{path}: this key is needed and is not there"
-    message = str(fault["msg"]).removeprefix("Value error, ")
+def _faults(model: type[Config], faults: Sequence[Any]) -> list[str]:
+    """One line a fault; of a union's alternatives only the ones that were meant."""
+    placed = [(*_place(model, tuple(fault["loc"])), fault) for fault in faults]
+    blocks = [path for path, in_block, _ in placed if in_block]
+    lines = []
+    for path, in_block, fault in placed:
+        meant_a_block = isinstance(fault.get("input"), dict) and any(block[: len(path)] == path for block in blocks)
+        if in_block or not meant_a_block:
+            lines.append(_describe(model, path, fault))
+    return list(dict.fromkeys(lines))
+
+
+def _place(model: type[Config], location: tuple[Any, ...]) -> tuple[tuple[str, ...], bool]:
+    """The keys of a location as they stand in the file, and whether it lies inside a block of a union.
+
+    pydantic puts the name of a union's alternative between the keys; a reader of the file knows nothing of it.
+    """
+    path: list[str] = []
+    in_block = False
+    candidates: list[Any] = [model]
+    after_key = False
+    for part in location:
+        blocks = [c for c in candidates if isinstance(c, type) and issubclass(c, Config)]
+        if any(part in block.model_fields or part in _aliases(block) for block in blocks):
+            candidates = [leaf for block in blocks for leaf in _field_leaves(block, part)]
+            path.append(str(part))
+            after_key = False
+        elif any(_names_block(part, block) for block in blocks) or (after_key and part in _kinds(blocks)):
+            in_block = True
+            candidates = [block for block in blocks if _names_block(part, block) or part in _kinds([block])]
+        elif isinstance(part, str) and (part.startswith("literal[") or part in _SCALARS):
+            continue
+        else:
+            path.append(str(part))
+            after_key = True
+    return tuple(path), in_block
+
+
+_SCALARS = {"float", "int", "str", "bool", "constrained-float", "constrained-int", "constrained-str", "list[int]"}
+
+
+def _names_block(part: object, block: type[Config]) -> bool:
+    """Whether pydantic's word for an alternative of a union is this block (with or without validators of its own)."""
+    return part == block.__name__ or (isinstance(part, str) and part.endswith(f", {block.__name__}]"))
+
+
+def _aliases(block: type[Config]) -> set[str]:
+    return {field.alias for field in block.model_fields.values() if field.alias}
+
+
+def _field_leaves(block: type[Config], name: str) -> list[Any]:
+    fields = {field.alias or key: field for key, field in block.model_fields.items()} | dict(block.model_fields)
+    return _alternatives(fields[name].annotation) if name in fields else []
+
+
+def _kinds(blocks: Sequence[type[Config]]) -> set[str]:
+    """What the `kind` of these blocks may be."""
+    return {
+        kind
+        for block in blocks
+        if "kind" in block.model_fields
+        for kind in _alternatives(block.model_fields["kind"].annotation)
+    }
+
+
+def _describe(model: type[Config], path: tuple[str, ...], fault: Any) -> str:
+    where = ".".join(path) or "(top)"
     found = fault.get("input")
-    return f"{path}: {message}" + ("" if isinstance(found, dict | list) else f"; found {found!r}")
+    if fault["type"] == "extra_forbidden":
+        known = _known_keys(model, tuple(fault["loc"])[:-1])
+        nearest = difflib.get_close_matches(path[-1], known, n=1, cutoff=0.5)
+        hint = f"did you mean `{nearest[0]}`?" if nearest else f"known here: {', '.join(known) or 'nothing'}"
+        return f"{where}: unknown key; {hint}"
+    if fault["type"] == "missing":
+        return f"{where}: this key is needed and is not there"
+    if fault["type"] in ("union_tag_invalid", "union_tag_not_found"):
+        kinds = fault.get("ctx", {}).get("expected_tags") or ", ".join(sorted(_kinds(_blocks_at(model, fault["loc"]))))
+        given = found.get("kind") if isinstance(found, dict) else found
+        return f"{where}.kind: one of {kinds} is needed; found {given!r}"
+    message = str(fault["msg"]).removeprefix("Value error, ")
+    return f"{where}: {message}" + ("" if isinstance(found, dict | list) else f"; found {found!r}")
 
 
 def _known_keys(model: type[Config], location: tuple[Any, ...]) -> list[str]:
-    """Field names of the configuration block(s) at a location, as far as the types tell."""
+    """Keys that are known in the block(s) at a location, as far as the types tell."""
+    names = set()
+    for block in _blocks_at(model, location):
+        names |= {field.alias or name for name, field in block.model_fields.items()}
+    return sorted(names)
+
+
+def _blocks_at(model: type[Config], location: tuple[Any, ...]) -> list[type[Config]]:
     candidates: list[Any] = [model]
     for part in location:
-        following: list[Any] = []
-        for candidate in candidates:
-            if isinstance(candidate, type) and issubclass(candidate, Config) and part in candidate.model_fields:
-                following += _alternatives(candidate.model_fields[part].annotation)
-            else:  # the key of a dict, or the tag of a union, stands for itself
-                following.append(candidate)
-        candidates = following
-    names = {name for c in candidates if isinstance(c, type) and issubclass(c, Config) for name in c.model_fields}
-    return sorted(names)
+        blocks = [c for c in candidates if isinstance(c, type) and issubclass(c, Config)]
+        named = [block for block in blocks if _names_block(part, block) or part in _kinds([block])]
+        if any(part in block.model_fields or part in _aliases(block) for block in blocks):
+            candidates = [leaf for block in blocks for leaf in _field_leaves(block, part)]
+        elif named:
+            candidates = named
+    return [c for c in candidates if isinstance(c, type) and issubclass(c, Config)]
 
 
 def _alternatives(annotation: Any) -> list[Any]:

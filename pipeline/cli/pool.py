@@ -1,5 +1,6 @@
 """`gradsieve pool`: pools to curate."""
 
+import shlex
 from typing import Annotated
 
 import typer
@@ -30,4 +31,19 @@ def make(
     from stages.pool.demo import make_pool  # torch, for the scorers, is paid for only here
 
     make_pool(directory, num_samples=samples, seed=seed, reporter=Reporter())
-    typer.echo(f"demo pool at {directory}: run it with `gradsieve run demo.yaml`")
+    typer.echo(f"demo pool at {directory}: run it with\n  gradsieve run demo.yaml{_overrides(directory)}")
+
+
+def _overrides(directory: str) -> str:
+    """What demo.yaml must be told of a pool elsewhere."""
+    root = directory.rstrip("/")
+    if root == "data/demo":
+        return ""
+    places = {
+        "pool.path": "shards",
+        "pool.metadata": "metadata",
+        "reference.trusted": "trusted.npy",
+        "evaluate.data": "eval",
+        "report.truth": "truth.parquet",
+    }
+    return "".join(f" {shlex.quote(f'{key}={root}/{name}')}" for key, name in places.items())

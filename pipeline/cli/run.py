@@ -11,6 +11,9 @@ from pipeline.progress import Reporter
 from pipeline.storage import Storage, StorageConfig
 from pipeline.yaml_config import read_config_text, shipped_names
 
+_PIPE_WIDTH = 160
+"""Columns of a table that goes into a file or a pipe: nothing is cut."""
+
 
 def run(
     config: Annotated[str, typer.Argument(help=f"Shipped name ({', '.join(shipped_names())}), path or s3:// URI.")],
@@ -38,7 +41,10 @@ def run(
         text = read_config_text(config, Storage(StorageConfig()))
         curation = Curation.from_text(text, overrides or [], config, Reporter())
         if plan:
-            Console().print(curation.plan_table(until))
+            table, totals = curation.plan(until)
+            console = Console()
+            (console if console.is_terminal else Console(width=_PIPE_WIDTH)).print(table)
+            typer.echo(totals)
             return
         for line in curation.run(until):
             typer.echo(line)

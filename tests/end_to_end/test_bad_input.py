@@ -163,7 +163,6 @@ def test_plan_needs_no_data_and_spends_nothing(
     name: str, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("COLUMNS", "200")
     shown = _succeeds(capsys, "run", name, "--plan")
     assert "training/mimic" in shown
     assert list(tmp_path.iterdir()) == []
@@ -173,13 +172,11 @@ def test_plan_of_medium_is_sane(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("COLUMNS", "200")
     shown = _succeeds(capsys, "run", "medium.yaml", "--plan")
     training = next(line for line in shown.splitlines() if "training/mimic" in line)
     assert "31,250" in training  # 128M samples / 4096
     assert "128,000,000" in training
-    total = next(line for line in shown.splitlines() if line.startswith(("│ to run", "| to run")))
-    assert "40." in total  # GPU hours at DataComp's own rate
+    assert " 40.0 GPU hours" in shown.splitlines()[-1]  # at DataComp's own rate
 
 
 def test_demo_configuration_is_readable() -> None:

@@ -10,7 +10,7 @@ from pipeline.engine import ClusterConfig, Engine
 from pipeline.errors import RunError, UserError
 from pipeline.graph import Graph, Node, Place, is_replacing, list_external, upto
 from pipeline.limits import LimitsConfig
-from pipeline.plan import check_limits, human_bytes, make_plan, plan_table
+from pipeline.plan import check_limits, human_bytes, make_plan, plan_table, plan_totals
 from pipeline.progress import Reporter
 from pipeline.rates import RatesConfig
 from pipeline.run_record import RunRecord, open_artifacts, read_record
@@ -227,7 +227,9 @@ def test_plan_costs_what_is_not_done_and_limits_refuse_it(tmp_path: Path) -> Non
     finished = _run(tmp_path)
     after = make_plan(graph, finished, rates)
     assert sum(line.usd(rates) for line in after) == 0
-    assert plan_table(after, rates).row_count == 3
+    assert plan_table(after, rates).row_count == 2
+    assert plan_totals(after, rates).startswith("to run: 0 of 2 stages; writes 0 B")
+    assert "2.0 GPU hours, 10.0 CPU hours, 7.00 USD" in plan_totals(lines, rates)
     check_limits(after, LimitsConfig(usd=0.01), rates)
 
 
