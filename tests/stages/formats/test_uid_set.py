@@ -49,3 +49,36 @@ def test_file_that_is_no_array_is_refused(tmp_path: Path) -> None:
     (tmp_path / "x.npy").write_bytes(b"uid\n1234\n")
     with pytest.raises(UserError, match="not a subset file"):
         read_uid_set(Storage(), [str(tmp_path / "x.npy")])
+
+
+def npz() -> bytes:
+    sink = io.BytesIO()
+    np.savez(sink, to_records(*halves([(1, 2)])))
+    return sink.getvalue()
+
+
+@pytest.mark.parametrize(
+    "data",
+    [b"", b"PK\x03\x04" + bytes(30), npz(), b"\x93NUM", b"\x93NUMPY\x01\x00", b"\x80\x04]q\x00."],
+    ids=["empty", "broken-zip", "npz", "half-magic", "no-header", "pickle"],
+)
+def test_malformed_file_is_refused_by_name(tmp_path: Path, data: bytes) -> None:
+    (tmp_path / "x.npy").write_bytes(data)
+    with pytest.raises(UserError, match="not a subset file") as raised:
+        read_uid_set(Storage(), [str(tmp_path / "x.npy")])
+    assert "x.npy" in str(raised.value)
+
+
+@pytest.mark.parametrize("cut", [1, 15, 16, 40, 120])
+def test_cut_file_is_refused(tmp_path: Path, cut: int) -> None:
+    np.save(tmp_path / "x.npy", to_records(*halves([(n, n) for n in range(4)])))
+    data = (tmp_path / "x.npy").read_bytes()
+    (tmp_path / "x.npy").write_bytes(data[:-cut])
+    with pytest.raises(UserError, match="not a subset file"):
+        read_uid_set(Storage(), [str(tmp_path / "x.npy")])
+
+
+def test_unsorted_file_is_a_set_all_the_same(tmp_path: Path) -> None:
+    np.save(tmp_path / "x.npy", to_records(*halves([(2, 1), (1, 9), (2, 0), (1, 9)])))
+    found = read_uid_set(Storage(), [str(tmp_path / "x.npy")])
+    assert list(zip(found.hi.tolist(), found.lo.tolist(), strict=True)) == [(1, 9), (2, 0), (2, 1)]
