@@ -4,6 +4,8 @@ import json
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from stages.formats.tar import split_name
+
 IMAGE_EXTENSIONS = ("jpg", "jpeg", "png", "webp")
 """Endings of image members, as open_clip takes them."""
 
@@ -26,7 +28,7 @@ def pair_of(members: Sequence[tuple[str, bytes]]) -> Pair:
     Raises:
         PairError: one of them is missing or not readable as text.
     """
-    by_ending = {name.rpartition(".")[2].lower(): data for name, data in members}
+    by_ending = {split[1]: data for name, data in members if (split := split_name(name)) is not None}
     ending = next((ending for ending in IMAGE_EXTENSIONS if ending in by_ending), None)
     if ending is None:
         raise PairError(f"no image among the members {sorted(name for name, _ in members)}")
