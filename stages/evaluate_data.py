@@ -95,7 +95,7 @@ def _example(sample: Sample, data_set: DataSet, where: str) -> Example:
 
 
 def _open(root: str, listed: set[str], storage: Storage) -> DataSet:
-    count = storage.read_bytes(root + _COUNT).decode().strip()
+    count = _text(root + _COUNT, storage).strip()
     if not count.isdecimal() or int(count) < 1:
         raise _broken(root + _COUNT, "the number of shards", count)
     shards = tuple(join(root, "test", f"{shard}.tar") for shard in range(int(count)))
@@ -129,8 +129,14 @@ def _check_template(template: str, root: str) -> None:
 def _lines(uri: str, listed: set[str], storage: Storage) -> tuple[str, ...]:
     if uri not in listed:
         return ()
-    lines = storage.read_bytes(uri).decode().splitlines()
-    return tuple(line.strip() for line in lines if line.strip())
+    return tuple(line.strip() for line in _text(uri, storage).splitlines() if line.strip())
+
+
+def _text(uri: str, storage: Storage) -> str:
+    try:
+        return storage.read_bytes(uri).decode()
+    except UnicodeDecodeError as error:
+        raise _broken(uri, "text as UTF-8", str(error)) from error
 
 
 def _broken(where: str, expected: str, found: str) -> UserError:

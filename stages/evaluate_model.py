@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from pipeline.artifact import Artifact
-from pipeline.errors import UserError
+from pipeline.errors import RunError, UserError
 from pipeline.storage import Storage
 from stages.evaluate_config import EvaluateConfig
 from stages.evaluate_data import DataSet, Example, read_examples
@@ -77,6 +77,8 @@ class _Encoder:
     tokenizer: Tokenizer
     image_size: int
     config: EvaluateConfig
+    where: str
+    """The file of its weights."""
 
     @classmethod
     def load(cls, file: ModelFile, config: EvaluateConfig) -> "_Encoder":
@@ -85,18 +87,22 @@ class _Encoder:
         state = load_state(file.artifact.read_bytes(file.path), file.artifact.uri(file.path))
         check_shapes(state, model, where=file.artifact.uri(file.path))
         model.load_state_dict(state)
-        return cls(model.eval().to(config.device), build_tokenizer(model_config), model_config.image_size, config)
+        ready = model.eval().to(config.device)
+        where = file.artifact.uri(file.path)
+        return cls(ready, build_tokenizer(model_config), model_config.image_size, config, where)
 
     def images(self, examples: Sequence[Example]) -> Tensor:
         """Unit features, [B, D]."""
         pixels = np.stack([self._pixels(example) for example in examples])
-        return encode_images(self.model, torch.from_numpy(pixels).to(self.config.device)).cpu()
+        features = encode_images(self.model, torch.from_numpy(pixels).to(self.config.device))
+        return _finite(features.cpu(), self.where)
 
     def texts(self, captions: Sequence[str]) -> Tensor:
         """Unit features, [T, D]."""
         step = self.config.batch_size
         parts = [self.tokenizer(list(captions[at : at + step])) for at in range(0, len(captions), step)]
-        return torch.cat([encode_texts(self.model, tokens.to(self.config.device)).cpu() for tokens in parts])
+        features = [encode_texts(self.model, tokens.to(self.config.device)).cpu() for tokens in parts]
+        return _finite(torch.cat(features), self.where)
 
     def classifier(self, data_set: DataSet) -> Tensor:
         """A unit vector a class: the mean of its templates' unit features, scaled to length 1; [C, D]."""
@@ -113,6 +119,19 @@ class _Encoder:
             raise UserError(
                 "evaluation set cannot be used", where=example.where, expected="a whole picture", found=error
             ) from error
+
+
+def _finite(features: Tensor, where: str) -> Tensor:
+    """The features, if they are numbers: NaN compares with nothing, and would rank first everywhere."""
+    if not bool(torch.isfinite(features).all()):
+        raise RunError(
+            "a model's features are no numbers",
+            where=where,
+            expected="finite features",
+            found="NaN",
+            next_step="the training diverged: lower its learning rate, or clip its gradients",
+        )
+    return features
 
 
 def _batches(examples: Iterator[Example], size: int) -> Iterator[list[Example]]:

@@ -137,3 +137,79 @@ def test_each_kind_of_picture_is_found(tmp_path, ending):
     (folder / "test" / "0.tar").write_bytes(tar_bytes([(f"a.{ending}", b"bytes"), ("a.txt", b"one\ntwo\n")]))
     (example,) = read_examples(_find(tmp_path)[0], Storage())
     assert (example.image, example.captions) == (b"bytes", ("one", "two"))
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "wds_colours_test/classnames.txt",
+        "wds_colours_test/zeroshot_classification_templates.txt",
+        "wds_colours_test/test/nshards.txt",
+        "wds_pairs_test/dataset_type.txt",
+    ],
+)
+def test_side_file_in_another_encoding_is_a_user_error_that_names_it(folder, path):
+    (folder / path).write_bytes("größe".encode("latin-1"))
+    with pytest.raises(UserError, match="UTF-8") as raised:
+        _find(folder)
+    assert path in str(raised.value)
+
+
+@pytest.mark.parametrize("path", ["classnames.txt", "zeroshot_classification_templates.txt"])
+def test_absent_side_file_is_a_user_error(folder, path):
+    (folder / "wds_colours_test" / path).unlink()
+    with pytest.raises(UserError, match=path):
+        _find(folder)
+
+
+@pytest.mark.parametrize("count", ["0", "-1", "1.0", "", "two", "²"])
+def test_count_of_shards_that_is_none_is_a_user_error(folder, count):
+    (folder / "wds_pairs_test/test/nshards.txt").write_text(count)
+    with pytest.raises(UserError, match="number of shards"):
+        _find(folder)
+
+
+def test_blank_lines_and_spaces_in_side_files_say_nothing(folder):
+    root = folder / "wds_colours_test"
+    (root / "classnames.txt").write_text("\n  red \r\n\nblue\n\n")
+    (root / "zeroshot_classification_templates.txt").write_text("\na {c}  \r\n")
+    colours = _find(folder)[0]
+    assert (colours.classes, colours.templates) == (("red", "blue"), ("a {c}",))
+
+
+@pytest.mark.parametrize(("label", "number"), [("1", 1), ("0\n", 0), (" 1 ", 1), ("01", 1)])
+def test_label_may_have_space_around_it(tmp_path, label, number):
+    sides = {"classnames": "red\nblue", "zeroshot_classification_templates": "{c}"}
+    write_set(tmp_path / "wds_x_test", [(picture("red"), label)], "cls", **sides)
+    assert [example.label for example in read_examples(_find(tmp_path)[0], Storage())] == [number]
+
+
+@pytest.mark.parametrize("label", ["2", "-1", "1.0", "", "0 1", "٣x"])
+def test_label_outside_the_classes_names_the_sample(tmp_path, label):
+    sides = {"classnames": "red\nblue", "zeroshot_classification_templates": "{c}"}
+    write_set(tmp_path / "wds_x_test", [(picture("red"), "0"), (picture("red"), label)], "cls", **sides)
+    with pytest.raises(UserError, match=r"0\.tar, s0000001"):
+        list(read_examples(_find(tmp_path)[0], Storage()))
+
+
+def test_shards_beyond_the_count_are_not_read(folder):
+    root = folder / "wds_colours_test/test"
+    (root / "7.tar").write_bytes(b"not counted")
+    assert len(list(read_examples(_find(folder)[0], Storage()))) == 15
+
+
+def test_shard_without_its_end_marker_is_read_whole(folder):
+    shard = folder / "wds_pairs_test/test/0.tar"
+    members = shard.read_bytes().rstrip(b"\0")
+    shard.write_bytes(members + bytes(-len(members) % 512))
+    assert len(list(read_examples(_find(folder)[1], Storage()))) == 5
+
+
+def test_damaged_header_inside_a_shard_is_a_user_error(folder):
+    shard = folder / "wds_pairs_test/test/0.tar"
+    data = bytearray(shard.read_bytes())
+    data[512 * 2 + 5] ^= 0x40  # of the second member, behind one block of data
+    shard.write_bytes(bytes(data))
+    with pytest.raises(UserError, match="cannot be used") as raised:
+        list(read_examples(_find(folder)[1], Storage()))
+    assert "0.tar, s0000000" in str(raised.value)

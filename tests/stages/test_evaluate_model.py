@@ -5,11 +5,11 @@ import open_clip
 import pytest
 import torch
 
-from pipeline.errors import UserError
+from pipeline.errors import RunError, UserError
 from pipeline.storage import Storage
 from stages.evaluate_config import EvaluateConfig
 from stages.evaluate_data import find_data_sets, read_examples
-from stages.evaluate_model import Evaluator, ModelFile
+from stages.evaluate_model import Evaluator, ModelFile, _Encoder
 from stages.models.build import build_model, build_tokenizer
 from stages.models.encode import normalise
 from tests.artifacts import listed
@@ -96,3 +96,43 @@ def test_empty_set_is_a_user_error(model, tmp_path):
     write_set(tmp_path / "sets" / "wds_x_test", [], "txt", dataset_type="retrieval")
     with pytest.raises(UserError, match="is empty"):
         _evaluate(tmp_path / "sets", tmp_path / "model", model)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize("tower", ["visual.proj", "text_projection"])
+def test_model_that_diverged_is_an_error_and_not_a_full_score(model, folder, tmp_path, value, tower):
+    """NaN is neither above nor below anything; counted naively, every true item would come first."""
+    broken = build_model(TINY, seed=4)
+    with torch.no_grad():
+        dict(broken.named_parameters())[tower][0, 0] = value
+    with pytest.raises(RunError, match="no numbers") as raised:
+        _evaluate(folder, tmp_path, broken)
+    assert FINAL in str(raised.value)
+
+
+def test_classifier_is_the_normalised_mean_of_normalised_templates(model, folder, tmp_path):
+    """Against numpy: with templates of unlike lengths, the mean of raw features would be another vector."""
+    sets = tuple(find_data_sets(listed(folder), Storage()))
+    encoder = _Encoder.load(ModelFile(training(tmp_path, "training/x", model), FINAL), EvaluateConfig(data="x"))
+    with torch.no_grad():
+        found = encoder.classifier(sets[0]).numpy()
+        raw = [model.encode_text(build_tokenizer(TINY)([t.format(c=c) for t in TEMPLATES])).numpy() for c in COLOURS]
+    for vector, features in zip(found, raw, strict=True):
+        unit = features / np.linalg.norm(features, axis=1, keepdims=True)
+        mean = unit.mean(axis=0)
+        np.testing.assert_allclose(vector, mean / np.linalg.norm(mean), atol=1e-5)
+
+
+def test_epoch_end_weights_take_the_architecture_of_their_artifact(folder, tmp_path, model):
+    other = build_model(TINY, seed=9).eval()
+    artifact = training(tmp_path, "training/x", model, [other])
+    evaluator = Evaluator(EvaluateConfig(data=str(folder)), tuple(find_data_sets(listed(folder), Storage())), Storage())
+    alone = evaluator(ModelFile(training(tmp_path / "alone", "training/y", other), FINAL))
+    assert evaluator(ModelFile(artifact, "models/epoch-000.safetensors")) == alone
+
+
+def test_content_of_a_model_is_its_weights_and_its_config(tmp_path, model):
+    one, same = (training(tmp_path / name, "training/x", model, [model]) for name in ("a", "b"))
+    other = training(tmp_path / "c", "training/x", build_model(TINY, seed=5))
+    assert ModelFile(one, FINAL).content == ModelFile(same, "models/epoch-000.safetensors").content
+    assert ModelFile(one, FINAL).content != ModelFile(other, FINAL).content
