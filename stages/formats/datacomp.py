@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import pyarrow as pa
@@ -109,7 +110,7 @@ def check_metadata_schema(schema: pa.Schema, where: str) -> None:
     """Refuse a metadata file without a usable `uid` column.
 
     Raises:
-        UserError: it is missing, twice there, or of another type than string.
+        UserError: it is missing, twice there, or of another type than string; or another column is there twice.
     """
     if schema.names.count("uid") != 1:
         raise UserError(
@@ -123,6 +124,24 @@ def check_metadata_schema(schema: pa.Schema, where: str) -> None:
     if (kind.value_type if pa.types.is_dictionary(kind) else kind) not in _TEXT_TYPES:
         raise UserError(
             "metadata whose `uid` is not text", where=where, expected="32 hexadecimal digits as string", found=kind
+        )
+    refuse_repeated_names(schema.names, where)
+
+
+def refuse_repeated_names(names: Sequence[str], where: str) -> None:
+    """Columns are found by their names.
+
+    Raises:
+        UserError: two of them have the same name.
+    """
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise UserError(
+            "metadata with two columns of the same name",
+            where=where,
+            expected="each column once",
+            found=", ".join(twice),
+            next_step="rename one of them, or leave it out",
         )
 
 

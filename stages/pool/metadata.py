@@ -9,7 +9,12 @@ from pipeline.artifact import ArtifactWriter, canonical_json, sha256_hex
 from pipeline.errors import UserError
 from pipeline.schema import POOL, UID
 from pipeline.storage import Stat, Storage
-from stages.formats.datacomp import check_metadata_schema, read_metadata, read_metadata_schema
+from stages.formats.datacomp import (
+    check_metadata_schema,
+    read_metadata,
+    read_metadata_schema,
+    refuse_repeated_names,
+)
 from stages.pool.runs import conformed, put_run, sort_by_uid
 from stages.pool.scan_task import WORK
 
@@ -64,6 +69,7 @@ def metadata_schema(storage: Storage, files: Sequence[Stat]) -> pa.Schema:
         schema = read_metadata_schema(storage, stat.uri)
         check_metadata_schema(schema, stat.uri)
         renamed = _renamed(schema).remove_metadata()
+        refuse_repeated_names(renamed.names, stat.uri)
         try:
             joint = renamed if joint is None else pa.unify_schemas([joint, renamed], promote_options="permissive")
         except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
@@ -97,7 +103,7 @@ def put_metadata(
         num_normalised += metadata.num_normalised
         table = metadata.table.rename_columns(_new_names(metadata.table.column_names[2:], keep=("uid_hi", "uid_lo")))
         table = table.append_column(SOURCE, pa.array([number] * table.num_rows, pa.uint32()))
-        tables.append(conformed(table, schema))
+        tables.append(_conformed(table, schema, stat.uri))
     run = sort_by_uid(pa.concat_tables(tables).combine_chunks())
     listed = [[stat.uri, stat.bytes, stat.version] for stat in item.files]
     digest = sha256_hex(canonical_json([listed, str(schema), bits]))[:16]
@@ -131,10 +137,29 @@ def refuse_repeated(rows: pa.Table, repeated: Sequence[int], files: Mapping[int,
     )
 
 
+def _conformed(table: pa.Table, schema: pa.Schema, uri: str) -> pa.Table:
+    try:
+        return conformed(table, schema)
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+        raise UserError(
+            "metadata values that do not fit the type that all files share",
+            where=uri,
+            expected=", ".join(f"{field.name} {field.type}" for field in schema if field.name not in (*UID, SOURCE)),
+            found=error,
+            next_step="write the files with one schema",
+        ) from error
+
+
 def _renamed(schema: pa.Schema) -> pa.Schema:
     fields = [field for field in schema if field.name not in ("uid", *UID)]
     names = _new_names([field.name for field in fields])
-    return pa.schema([field.with_name(name) for field, name in zip(fields, names, strict=True)])
+    renamed = zip(names, (_storable(field.type) for field in fields), strict=True)
+    return pa.schema([pa.field(name, kind) for name, kind in renamed])
+
+
+def _storable(kind: pa.DataType) -> pa.DataType:
+    """Views are a layout of text in memory, one whose rows Arrow cannot pick; in a file they are plain text."""
+    return {pa.string_view(): pa.string(), pa.binary_view(): pa.binary()}.get(kind, kind)
 
 
 def _new_names(names: Sequence[str], keep: Sequence[str] = ()) -> list[str]:
