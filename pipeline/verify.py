@@ -80,10 +80,11 @@ def verify(run: str, storage: Storage, reporter: Reporter) -> Verdict:
     with reporter.bar("read", total, "bytes") as bar:
         for name, artifact in artifacts.items():
             verdict.differences += _check_files(name, artifact, bar, verdict)
+    readable = not verdict.differences  # what is damaged or gone cannot be counted
     for name, artifact in artifacts.items():
         verdict.differences += _check_lineage(name, artifact, artifacts)
         _check_unlisted(name, artifact, output, verdict)
-    if not verdict.differences:  # damaged files cannot be counted
+    if readable:
         contents = import_module(_CONTENTS)
         verdict.differences += [Difference(*found) for found in contents.differences(artifacts, reporter)]
     return verdict
