@@ -35,7 +35,7 @@ class Curation:
         self.reporter = reporter
         output = absolute(config.output)
         store = absolute(config.store) if config.store else join(output, "store")
-        self.place = Place(output, store, Storage(config.storage))
+        self.place = Place(output, store, Storage(config.storage), reporter)
         self.nodes = assemble(config)
         check_voters(config)
 

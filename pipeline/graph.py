@@ -12,6 +12,7 @@ from typing import Any
 from pipeline.artifact import MANIFEST_NAME, Artifact, Manifest, canonical_json, sha256_hex
 from pipeline.config_base import Config
 from pipeline.errors import RunError, UserError
+from pipeline.progress import Reporter
 from pipeline.schema import Schema
 from pipeline.stage import External, ExternalFiles, Stage
 from pipeline.storage import Storage, absolute, join, relative
@@ -51,6 +52,7 @@ class Place:
     output: str
     store: str
     storage: Storage
+    reporter: Reporter = field(default_factory=Reporter)
 
     def root(self, node: Node, fingerprint: str) -> str:
         """Folder of a node's artifact."""
@@ -76,7 +78,23 @@ class Place:
         manifest = Manifest.from_json(data, uri)
         if manifest.fingerprint != fingerprint:
             return None
-        return Artifact(self.root(node, fingerprint), manifest, self.storage)
+        artifact = Artifact(self.root(node, fingerprint), manifest, self.storage)
+        gone = self._gone(artifact)
+        if gone is not None:
+            self.reporter.warn(f"{node.name}: {gone}; it is made again")
+            return None
+        return artifact
+
+    def _gone(self, artifact: Artifact) -> str | None:
+        """What a listing says against a finished artifact: a file is gone, or has another length."""
+        sizes = {stat.uri: stat.bytes for stat in self.storage.list(artifact.root)}
+        for file in artifact.files():
+            uri = artifact.uri(file.path)
+            if uri not in sizes:
+                return f"{uri} is gone"
+            if sizes[uri] != file.bytes:
+                return f"{uri} has {sizes[uri]} bytes instead of {file.bytes}"
+        return None
 
 
 def is_replacing(manifest: bytes) -> bool:

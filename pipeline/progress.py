@@ -57,13 +57,17 @@ class Reporter:
     def __init__(self, console: Console | None = None) -> None:
         """Report on standard error, so that standard output stays free for results."""
         self.console = console or Console(file=sys.stderr)
+        self._warned: set[str] = set()
 
     def say(self, text: str) -> None:
         """One line."""
         self.console.print(text, highlight=False, markup=False, soft_wrap=True)
 
     def warn(self, text: str) -> None:
-        """One line that must not be missed."""
+        """One line that must not be missed, once."""
+        if text in self._warned:
+            return
+        self._warned.add(text)
         self.console.print(f"warning: {text}", style="yellow", highlight=False, markup=False, soft_wrap=True)
 
     @contextmanager

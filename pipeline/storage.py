@@ -198,7 +198,7 @@ class Storage:
                     "an immutable object exists with other content",
                     where=uri,
                     expected=f"the same {len(data)} bytes",
-                    next_step="another version or machine wrote it; use another `store`, or remove it by `gc`",
+                    next_step="it is damaged, or another version or machine wrote it; remove it, or use another `store`",
                 ) from None
 
     def put(self, uri: str, data: bytes) -> None:

@@ -1,6 +1,8 @@
 """`gradsieve verify`: a whole run is whole, wherever it lies; any damage to any kind of file is found."""
 
+import io
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -24,8 +26,14 @@ def _verify(run: Path) -> Verdict:
 
 @pytest.fixture
 def copy(finished: Path, tmp_path: Path) -> Path:
-    """A copy of the finished run, elsewhere."""
-    return Path(shutil.copytree(finished, tmp_path / "copied run"))
+    """A copy of the finished run, elsewhere; of hard links, so whoever changes a file must `_write` it anew."""
+    return Path(shutil.copytree(finished, tmp_path / "copied run", copy_function=os.link))
+
+
+def _write(path: Path, data: bytes) -> None:
+    """Put a new file in the place of a linked one."""
+    path.unlink()
+    path.write_bytes(data)
 
 
 def test_copied_run_verifies_itself(copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -43,7 +51,7 @@ def test_copied_run_verifies_itself(copy: Path, capsys: pytest.CaptureFixture[st
 def _flip(path: Path) -> None:
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 1
-    path.write_bytes(data)
+    _write(path, bytes(data))
 
 
 def _remove(path: Path) -> None:
@@ -51,7 +59,7 @@ def _remove(path: Path) -> None:
 
 
 def _cut(path: Path) -> None:
-    path.write_bytes(path.read_bytes()[:-1])
+    _write(path, path.read_bytes()[:-1])
 
 
 @pytest.mark.parametrize("damage", [_flip, _remove, _cut])
@@ -138,7 +146,7 @@ def _reseal(copy: Path, artifact: str, path: str, **summary: object) -> None:
     body.pop("digest")
     files = sorted((f["path"], f["rows"], f["bytes"], f["sha256"]) for f in body["files"] if not f["volatile"])
     body["content"] = sha256_hex(canonical_json([body["format"], artifact, files, body["summary"]]))
-    manifest_path.write_bytes(canonical_json({**body, "digest": sha256_hex(canonical_json(body))}))
+    _write(manifest_path, canonical_json({**body, "digest": sha256_hex(canonical_json(body))}))
 
 
 def test_forged_subset_with_valid_manifests_is_found_by_its_content(copy: Path) -> None:
@@ -147,7 +155,9 @@ def test_forged_subset_with_valid_manifests_is_found_by_its_content(copy: Path) 
     reasons = pl.concat(pl.read_parquet(path) for path in (copy / "subset/reasons").glob("*.parquet"))
     dropped = reasons.filter(pl.col("reason") != "kept").row(0)
     ids[0] = dropped[:2]
-    np.save(copy / "subset/sample_ids.npy", np.sort(ids))
+    buffer = io.BytesIO()
+    np.save(buffer, np.sort(ids))
+    _write(copy / "subset/sample_ids.npy", buffer.getvalue())
     _reseal(copy, "subset", "sample_ids.npy")
     what = " ".join(difference.what for difference in _verify(copy).differences)
     assert "whose reason is `kept`" in what or "made from another" in what
@@ -155,7 +165,7 @@ def test_forged_subset_with_valid_manifests_is_found_by_its_content(copy: Path) 
 
 def test_shard_that_lost_a_sample_is_found_though_its_digest_is_right(copy: Path) -> None:
     first = (copy / "shards/00000000.tar").read_bytes()
-    (copy / "shards/00000001.tar").write_bytes(first)
+    _write(copy / "shards/00000001.tar", first)
     _reseal(copy, "shards", "00000001.tar")
     found = [difference for difference in _verify(copy).differences if difference.artifact == "shards"]
     assert any("stand twice" in difference.what and "are in no tar" in difference.what for difference in found)
@@ -166,7 +176,7 @@ def test_counts_that_do_not_add_up_are_found(copy: Path) -> None:
     body = json.loads(path.read_bytes())
     body["counts"]["out"] += 1
     body.pop("digest")
-    path.write_bytes(canonical_json({**body, "digest": sha256_hex(canonical_json(body))}))
+    _write(path, canonical_json({**body, "digest": sha256_hex(canonical_json(body))}))
     assert any("unaccounted" in difference.what for difference in _verify(copy).differences)
 
 
@@ -181,7 +191,7 @@ def test_artifact_of_another_run_in_its_place_is_found(copy: Path) -> None:
 def test_unfinished_run_is_told_with_exit_code_1(copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
     record = json.loads((copy / "run.json").read_bytes())
     record["stages"]["shards"] = {"state": "running"}
-    (copy / "run.json").write_text(json.dumps(record))
+    _write(copy / "run.json", json.dumps(record).encode())
     with pytest.raises(SystemExit) as leave:
         main(["verify", str(copy)])
     assert leave.value.code == 1
@@ -191,6 +201,6 @@ def test_unfinished_run_is_told_with_exit_code_1(copy: Path, capsys: pytest.Capt
 
 
 def test_half_replaced_deliverable_is_found(copy: Path) -> None:
-    (copy / "manifests/shards.json").write_bytes(b'{"replacing":["00000000.tar"],"with":"x"}')
+    _write(copy / "manifests/shards.json", b'{"replacing":["00000000.tar"],"with":"x"}')
     (found,) = [difference for difference in _verify(copy).differences if difference.artifact == "shards"]
     assert "being replaced" in found.what

@@ -64,4 +64,5 @@ def test_lines_are_never_broken_and_brackets_are_no_markup() -> None:
     long = "a sentence that is longer than the console is wide, with [bold]brackets[/bold]"
     reporter.say(long)
     reporter.warn(long)
+    reporter.warn(long)  # said once
     assert text.getvalue().splitlines() == [long, f"warning: {long}"]

@@ -235,3 +235,34 @@ def test_plan_costs_what_is_not_done_and_limits_refuse_it(tmp_path: Path) -> Non
 
 def test_bytes_are_shown_with_a_decimal_unit() -> None:
     assert [human_bytes(n) for n in (0, 999, 1000, 4.5e12, 2e16)] == ["0 B", "999 B", "1 kB", "4.5 TB", "20 PB"]
+
+
+@pytest.mark.parametrize("name", ["out/even/4.txt", "out/store/numbers/*/n.parquet"])
+def test_file_that_is_gone_is_made_again_and_said(
+    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first = _run(tmp_path)
+    (gone,) = tmp_path.glob(name)
+    content = gone.read_bytes()
+    gone.unlink()
+    second = _run(tmp_path)
+    assert gone.read_bytes() == content
+    assert {n: a.manifest.content for n, a in second.items()} == {n: a.manifest.content for n, a in first.items()}
+    assert f"{gone} is gone; it is made again" in capsys.readouterr().err
+
+
+def test_deliverable_cut_short_is_made_again(tmp_path: Path) -> None:
+    _run(tmp_path)
+    path = tmp_path / "out/even/4.txt"
+    path.write_bytes(b"")
+    _run(tmp_path)
+    assert path.read_bytes() == b"4"
+
+
+def test_damaged_part_of_the_store_is_an_error_that_names_it(tmp_path: Path) -> None:
+    _run(tmp_path)
+    (path,) = tmp_path.glob("out/store/numbers/*/n.parquet")
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(RunError, match="damaged") as caught:
+        _run(tmp_path)
+    assert str(path) in str(caught.value)
