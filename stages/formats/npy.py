@@ -2,6 +2,7 @@
 
 import io
 import struct
+import tokenize
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -114,7 +115,7 @@ def _npy_header(uri: str, head: bytes) -> tuple[int, int]:
         version = npy_format.read_magic(stream)
         read = npy_format.read_array_header_1_0 if version == (1, 0) else npy_format.read_array_header_2_0
         shape, _, dtype = read(stream)
-    except (ValueError, EOFError, struct.error) as error:
+    except (ValueError, TypeError, EOFError, SyntaxError, struct.error, tokenize.TokenError) as error:
         raise _refused(uri, "a .npy header", str(error)) from error
     if dtype != UID_DTYPE or len(shape) != 1:
         raise _refused(uri, f"one dimension of {UID_DTYPE.descr}", f"shape {shape} of {dtype}")
@@ -125,6 +126,8 @@ def _raw_records(uri: str, head: bytes, size: int) -> int:
     other = next((kind for magic, kind in _OTHER_FORMATS.items() if head.startswith(magic)), None)
     if other is not None:
         raise _refused(uri, "a .npy file or headerless records", other)
+    if size == 0:
+        raise _refused(uri, "a .npy file or headerless records", "an empty file")
     if size % UID_DTYPE.itemsize:
         raise _refused(uri, f"headerless records of {UID_DTYPE.itemsize} bytes", f"{size} bytes")
     return size // UID_DTYPE.itemsize

@@ -1,6 +1,7 @@
 """A set of uids as files hold it: DataComp's subset format, `u8,u8` records."""
 
 import io
+import tokenize
 import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -53,7 +54,7 @@ def read_uid_set(storage: Storage, uris: Sequence[str]) -> UidSet:
 def _records(storage: Storage, uri: str) -> NDArray[np.void]:
     try:
         array = np.load(io.BytesIO(storage.read_bytes(uri)), allow_pickle=False)
-    except (ValueError, EOFError, zipfile.BadZipFile) as error:
+    except (ValueError, TypeError, EOFError, SyntaxError, tokenize.TokenError, zipfile.BadZipFile) as error:
         raise UserError("not a subset file", where=uri, expected="a .npy array of `u8,u8`", found=error) from error
     if not isinstance(array, np.ndarray):
         raise UserError("not a subset file", where=uri, expected="a .npy array of `u8,u8`", found="an .npz archive")

@@ -69,6 +69,16 @@ def test_malformed_file_is_refused_by_name(tmp_path: Path, data: bytes) -> None:
     assert "x.npy" in str(raised.value)
 
 
+@pytest.mark.parametrize(("place", "value"), [(8, 1), (10, 32), (60, 0), (80, 40), (100, 123)])
+def test_damaged_header_is_refused(tmp_path: Path, place: int, value: int) -> None:
+    np.save(tmp_path / "x.npy", to_records(*halves([(1, 1)])))
+    data = bytearray((tmp_path / "x.npy").read_bytes())
+    data[place] = value
+    (tmp_path / "x.npy").write_bytes(bytes(data))
+    with pytest.raises(UserError, match="not a subset file"):
+        read_uid_set(Storage(), [str(tmp_path / "x.npy")])
+
+
 @pytest.mark.parametrize("cut", [1, 15, 16, 40, 120])
 def test_cut_file_is_refused(tmp_path: Path, cut: int) -> None:
     np.save(tmp_path / "x.npy", to_records(*halves([(n, n) for n in range(4)])))
