@@ -1,5 +1,6 @@
 import contextlib
 import io
+import struct
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -163,3 +164,168 @@ def test_decode_by_many_threads_at_once_works() -> None:
     data = [encoded(picture(), kind) for kind in ("PNG", "WEBP", "GIF", "JPEG")] * 8
     with ThreadPoolExecutor(8) as pool:
         assert len({pixels.shape for pixels in pool.map(lambda found: decode_image(found, 16), data)}) == 1
+
+
+MODES = [
+    "1",
+    "L",
+    "P",
+    "RGB",
+    "RGBA",
+    "CMYK",
+    "YCbCr",
+    "LAB",
+    "I",
+    "F",
+    "LA",
+    "PA",
+    "RGBX",
+    "RGBa",
+    "I;16",
+    "I;16B",
+]
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("options", [{}, {"transparency": 0}, {"transparency": (0, 0, 0)}])
+def test_whatever_passes_the_check_can_be_decoded(mode: str, options: dict[str, object]) -> None:
+    """A sample that the index calls usable and that training cannot read would stop the run."""
+    num_written = 0
+    for kind in ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF"):
+        try:
+            data = encoded(Image.new(mode, (20, 10)), kind, **options)
+        except (OSError, ValueError, TypeError, KeyError, AttributeError, struct.error):
+            continue  # Pillow does not write this mode so
+        num_written += 1
+        probe_image(data)
+        verify_image(data)
+        assert decode_image(data, 8).shape == (3, 8, 8)
+    assert num_written or options
+
+
+def test_decode_exif_orientation_is_ignored_as_open_clip_ignores_it() -> None:
+    image = Image.new("RGB", (40, 40), "red")
+    image.paste("blue", (0, 0, 20, 40))  # left half
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be shown turned by a quarter
+    data = encoded(image, "JPEG", quality=95, exif=exif.tobytes())
+    pixels = decode_image(data, 8)
+    assert Image.open(io.BytesIO(data)).getexif()[0x0112] == 6
+    assert (pixels[2, :, :3] > 200).all()
+    assert (pixels[0, :, 5:] > 200).all()
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF"])
+def test_decode_single_pixel_fills_the_square(kind: str) -> None:
+    data = encoded(Image.new("RGB", (1, 1), (200, 200, 200)), kind)
+    info = probe_image(data)
+    pixels = decode_image(data, 16)
+    assert (info.width, info.height) == (1, 1)
+    assert pixels.shape == (3, 16, 16)
+    assert (abs(pixels.astype(int) - 200) <= 6).all()
+
+
+@pytest.mark.parametrize(("width", "height"), [(33, 1), (32, 1), (31, 1), (1, 33), (65, 2), (64, 2)])
+def test_decode_around_the_bound_of_aspect_gives_the_centre(width: int, height: int) -> None:
+    """On both sides of the bound from which the centre is cut out first."""
+    image = Image.new("RGB", (width, height), "red")
+    long = max(width, height)
+    middle = slice(long // 2 - 3, long // 2 + 4)
+    for place in range(long)[middle]:
+        image.paste("blue", (place, 0, place + 1, height) if width > height else (0, place, width, place + 1))
+    pixels = decode_image(encoded(image, "PNG"), 16)
+    assert (pixels[2] > 250).all()
+    assert (pixels[0] < 5).all()
+
+
+@settings(max_examples=60, deadline=None)
+@given(width=st.integers(1, 90), height=st.integers(1, 90), side=st.integers(1, 40))
+def test_decode_any_shape_equals_torchvision(width: int, height: int, side: int) -> None:
+    rng = np.random.default_rng(width * 100 + height)
+    image = Image.fromarray(rng.integers(0, 256, (height, width, 3), np.uint8))
+    found = decode_image(encoded(image, "BMP"), side)
+    if max(width, height) > 32 * min(width, height):
+        assert found.shape == (3, side, side)
+        return
+    oracle = Compose([Resize(side, InterpolationMode.BICUBIC), CenterCrop(side)])
+    np.testing.assert_array_equal(found, np.asarray(oracle(image)).transpose(2, 0, 1))
+
+
+def test_decode_equals_open_clips_own_preprocessing() -> None:
+    """open_clip's evaluation transform, before it normalises."""
+    from open_clip.transform import image_transform
+
+    for size in ((50, 40), (41, 97), (20, 20)):
+        image = picture(size=size)
+        transform = image_transform(32, is_train=False, mean=(0.0,) * 3, std=(1.0,) * 3)
+        expected = (transform(image).numpy() * 255).round().astype(np.uint8)
+        np.testing.assert_array_equal(decode_image(encoded(image, "PNG"), 32), expected)
+
+
+def test_decode_half_transparent_is_half_white() -> None:
+    image = Image.new("RGBA", (8, 8), (0, 0, 0, 128))
+    assert (abs(decode_image(encoded(image, "PNG"), 4).astype(int) - 127) <= 1).all()
+
+
+def test_decode_greyscale_with_a_transparent_value_is_white_there() -> None:
+    image = Image.new("L", (8, 8), 10)
+    image.paste(90, (0, 0, 4, 8))
+    pixels = decode_image(encoded(image, "PNG", transparency=10), 8)
+    assert (pixels[:, :, 5:] > 230).all()
+    assert (pixels[:, :, :3] < 120).all()
+
+
+@pytest.mark.parametrize("kind", ["GIF", "WEBP", "PNG", "TIFF"])
+def test_animation_is_told_and_its_first_frame_used(kind: str) -> None:
+    frames = [Image.new("RGB", (12, 12), colour) for colour in ("blue", "red", "green")]
+    data = encoded(
+        frames[0], kind, save_all=True, append_images=frames[1:], **({"lossless": True} if kind == "WEBP" else {})
+    )
+    assert "animated" in probe_image(data).normalised
+    assert (decode_image(data, 4).reshape(3, -1).T == (0, 0, 255)).all()
+
+
+def test_picture_of_two_cameras_is_no_animation() -> None:
+    """MPO: a JPEG with a second view behind it, as phones write it."""
+    views = [picture(), picture()]
+    data = encoded(views[0], "MPO", save_all=True, append_images=views[1:])
+    info = probe_image(data)
+    assert (info.format, info.normalised) == ("MPO", ())
+    first = Image.open(io.BytesIO(data)).convert("RGB")
+    assert abs(decode_image(data, 40).astype(int).mean() - np.asarray(first).mean()) < 5
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF"])
+def test_cut_file_is_an_error_wherever_it_is_cut_in_its_first_half(kind: str) -> None:
+    data = encoded(picture(size=(60, 50)), kind)
+    for length in range(0, len(data) // 2, max(1, len(data) // 60)):
+        with pytest.raises(ImageError):
+            probe_image(data[:length])
+        with pytest.raises(ImageError):
+            decode_image(data[:length], 16)
+
+
+@pytest.mark.parametrize("kind", ["ICO", "PPM", "ICNS", "PCX", "TGA"])
+def test_format_that_open_clip_pools_do_not_have_is_refused(kind: str) -> None:
+    """Fewer readers of untrusted bytes."""
+    with pytest.raises(ImageError, match="not an image"):
+        decode_image(encoded(Image.new("RGB", (16, 16)), kind), 8)
+
+
+def test_open_limit_of_pixels_is_inclusive(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(image_module, "MAX_PIXELS", 50 * 40)
+    assert probe_image(encoded(picture())).width == 50
+    monkeypatch.setattr(image_module, "MAX_PIXELS", 50 * 40 - 1)
+    with pytest.raises(ImageError, match="50 x 40 pixels"):
+        probe_image(encoded(picture()))
+
+
+def test_decoding_leaves_the_bytes_alone_and_gives_an_array_of_its_own() -> None:
+    data = encoded(picture(), "PNG")
+    before = bytes(data)
+    first = decode_image(data, 16)
+    first[:] = 0
+    assert data == before
+    assert decode_image(data, 16).any()
+    assert first.flags.c_contiguous
+    assert first.flags.writeable
