@@ -1,6 +1,6 @@
-"""Keep the figures of a demo run that the README names: `python -m benchmarks.record_demo runs/demo`.
+"""Keep the figures of a demo run that the README names: `python -m benchmarks.record_demo runs/demo demo`.
 
-Writes benchmarks/results/demo.json: what the run's own summary says, how it was made, and on what.
+Writes benchmarks/results/<name>.json: what the run's own summary says, how it was made, and on what.
 """
 
 import json
@@ -15,11 +15,11 @@ from pipeline.storage import Storage
 RESULTS = Path(__file__).parent / "results"
 
 
-def main(run: str) -> None:
+def main(run: str, name: str) -> None:
     record = read_record(run, Storage())
     summary = json.loads((Path(run) / "report" / "summary.json").read_text())
     kept = {
-        "commands": ["gradsieve pool make data/demo", "python -m pipeline.run demo.yaml"],
+        "commands": ["gradsieve pool make data/demo", f"python -m pipeline.run {' '.join(record['argv'][1:])}"],
         "truth": {key: value for key, value in summary["truth"].items() if isinstance(value, int | float)},
         "pool": {key: summary["pool"][key] for key in ("samples", "quarantined", "missing")},
         "select": {key: summary["select"][key] for key in ("kept", "dropped")},
@@ -30,8 +30,8 @@ def main(run: str) -> None:
         "machine": {"cpus": os.cpu_count(), "processor": platform.machine(), "system": platform.system()},
     }
     RESULTS.mkdir(exist_ok=True)
-    (RESULTS / "demo.json").write_text(json.dumps(kept, indent=1, sort_keys=True) + "\n")
+    (RESULTS / f"{name}.json").write_text(json.dumps(kept, indent=1, sort_keys=True) + "\n")
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(*sys.argv[1:3])

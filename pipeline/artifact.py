@@ -115,11 +115,22 @@ class Manifest:
             found_format = body.pop("format")
             content = body.pop("content")
         except (ValueError, KeyError, AttributeError, TypeError) as error:
-            raise RunError("not a manifest", where=where, expected="JSON object with a digest", found=error) from error
+            raise RunError(
+                "not a manifest",
+                where=where,
+                expected="JSON object with a digest",
+                found=error,
+                next_step="restore it, or remove it and run again: what it listed is made anew",
+            ) from error
         if found_format != FORMAT_VERSION:
             raise RunError("manifest of another format", where=where, expected=FORMAT_VERSION, found=found_format)
         if sha256_hex(canonical_json({"format": found_format, "content": content, **body})) != digest:
-            raise RunError("manifest was changed after it was written", where=where, expected=f"digest {digest}")
+            raise RunError(
+                "manifest was changed after it was written",
+                where=where,
+                expected=f"digest {digest}",
+                next_step="restore it, or remove it and run again: what it listed is made anew",
+            )
         files = tuple(FileEntry(**entry) for entry in body.pop("files"))
         counts = body.pop("counts")
         return cls(files=files, counts=Counts(**counts) if counts else None, **body)

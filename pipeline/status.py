@@ -13,7 +13,7 @@ STYLES = {"done": "green", "reused": "green", "running": "yellow", "failed": "re
 
 
 def status_view(record: Mapping[str, Any]) -> RenderableType:
-    """Stages with their state, rows, seconds and place, and how the run stands as a whole.
+    """Stages with their state, samples, seconds and place, and how the run stands as a whole.
 
     Args:
         record: as `pipeline.run_record.read_record` gives it.
@@ -41,11 +41,9 @@ def _heading(record: Mapping[str, Any], stages: Mapping[str, Mapping[str, Any]])
 def _stages(stages: Mapping[str, Mapping[str, Any]]) -> Table:
     rows = [_row(name, stage) for name, stage in stages.items()]
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1), pad_edge=False)
-    shown = [
-        column for column in ("stage", "state", "rows", "seconds", "counts", "where") if any(r[column] for r in rows)
-    ]
+    shown = [column for column in ("stage", "state", "seconds", "counts", "where") if any(row[column] for row in rows)]
     for column in shown:
-        justify: Literal["left", "right"] = "right" if column in ("rows", "seconds") else "left"
+        justify: Literal["left", "right"] = "right" if column == "seconds" else "left"
         table.add_column(column, justify=justify, no_wrap=column not in ("counts", "where"), overflow="fold")
     for row in rows:
         table.add_row(*(row[column] for column in shown))
@@ -53,11 +51,10 @@ def _stages(stages: Mapping[str, Mapping[str, Any]]) -> Table:
 
 
 def _row(name: str, stage: Mapping[str, Any]) -> dict[str, Text]:
-    state, seconds, rows = str(stage["state"]), stage.get("seconds"), stage.get("rows")
+    state, seconds = str(stage["state"]), stage.get("seconds")
     return {
         "stage": Text(name),
         "state": Text(state, style=STYLES.get(state, "")),
-        "rows": Text(f"{rows:,}" if rows is not None else ""),
         "seconds": Text(f"{seconds:,.1f}" if seconds is not None else ""),
         "counts": Text(_counts(stage.get("counts"))),
         "where": Text(str(stage.get("root", ""))),

@@ -198,7 +198,7 @@ class Storage:
                     "an immutable object exists with other content",
                     where=uri,
                     expected=f"the same {len(data)} bytes",
-                    next_step="it is damaged, or another version or machine wrote it; remove it, or use another `store`",
+                    next_step="it is damaged, or other versions or hardware made it; remove it, or use another `store`",
                 ) from None
 
     def put(self, uri: str, data: bytes) -> None:

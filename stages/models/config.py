@@ -107,6 +107,18 @@ class ModelConfig(Config):
         patch = vision["patch_size"] if isinstance(vision["layers"], int) else 32  # ResNets shrink by 32
         return (self.image_size // int(patch)) ** 2 + 1
 
+    @property
+    def num_parameters(self) -> int | None:
+        """About how many weights the model has, without building it; None where a tower is no plain transformer."""
+        vision, text = self._tower("vision_cfg"), self._tower("text_cfg")
+        if not isinstance(vision["layers"], int) or vision["timm_model_name"] or text["hf_model_name"]:
+            return None
+        width, tokens, embed = int(vision["width"]), self.num_tokens or 0, int(self.architecture["embed_dim"])
+        image = 12 * vision["layers"] * width**2 + (3 * int(vision["patch_size"]) ** 2 + tokens + embed) * width
+        width = int(text["width"])
+        embedded = int(text["vocab_size"]) + self.context_length + embed
+        return int(image + 12 * text["layers"] * width**2 + embedded * width)
+
     def _tower(self, tower: Literal["vision_cfg", "text_cfg"]) -> dict[str, Any]:
         return {**tower_fields(tower), **self.architecture[tower]}
 

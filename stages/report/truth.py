@@ -48,8 +48,13 @@ class Truth:
         Raises:
             UserError: a column is missing.
         """
-        with self.storage.open(self.uri) as source:
-            found = pq.ParquetFile(source).schema_arrow.names
+        try:
+            with self.storage.open(self.uri) as source:
+                found = pq.ParquetFile(source).schema_arrow.names
+        except (pa.ArrowInvalid, OSError) as error:
+            raise UserError(
+                "the truth file is not Parquet", where=self.uri, expected="Parquet", found=str(error).splitlines()[0]
+            ) from error
         missing = [name for name in COLUMNS if name not in found]
         if missing:
             raise UserError(

@@ -59,7 +59,8 @@ class TrainStage(Stage[TrainConfig]):
     def preflight(self, external: Mapping[str, ExternalFiles], storage: Storage) -> None:
         """See `Stage`: parameters that can be mimicked, and a subset file in the right format."""
         for stat in external["samples"].files if "samples" in external else ():
-            SubsetFile.open(storage, stat.uri)
+            if SubsetFile.open(storage, stat.uri).num_records == 0:
+                raise UserError("there is no sample to train on", where=stat.uri, expected="uids", found="none")
         if self.config.method != "uniform" or self.config.mimic != MimicConfig():
             check_mimicked(self.config)
 
@@ -76,8 +77,9 @@ class TrainStage(Stage[TrainConfig]):
         key = "score_samples_per_second_per_gpu" if scoring else "train_samples_per_second_per_gpu"
         hours = samples / rates.get(key, 2200.0) / 3600
         unknown = self._samples is not None
+        ledger = visits * _LEDGER_BYTES_A_ROW if scored else 0
         return StagePlan(
-            output=Size(visits if scored else 0, visits * _LEDGER_BYTES_A_ROW if scored else 0),
+            output=Size(visits if scored else 0, ledger + planned_model_bytes(config, steps, rows)),
             partitions=config.num_workers,
             peak_task_bytes=int(windows * rates.get("bytes_per_sample", 35e3)),
             steps=None if unknown else steps,
@@ -172,6 +174,14 @@ class TrainStage(Stage[TrainConfig]):
             "init": spec.init.manifest.artifact if spec.init is not None else "random",
         }
         return StageResult(tuple(files), summary, timings=timings)
+
+
+def planned_model_bytes(config: TrainConfig, steps: int, rows: int) -> int:
+    """Bytes of final and epoch-end weights, and of checkpoints (weights and both of Adam's moments); 0 if unknown."""
+    weights = 4 * (config.model.num_parameters or 0)
+    epochs = config.epochs or max(1, -(-steps * config.batch_size // max(rows, 1)))
+    checkpoints = -(-steps // config.checkpoint_every) if config.checkpoint_every else epochs
+    return weights * (1 + epochs) + 3 * weights * checkpoints
 
 
 def loader_spec(

@@ -67,3 +67,25 @@ def test_unknown_name_is_refused_with_the_nearest():
 def test_generative_model_is_refused():
     with pytest.raises(ValidationError, match="two-tower"):
         ModelConfig(name="coca_ViT-B-32")
+
+
+@pytest.mark.parametrize("name", ["ViT-B-32", "ViT-B-16", "ViT-L-14", "ViT-S-32-alt"])
+def test_number_of_parameters_is_foretold_within_a_percent(name: str) -> None:
+    published = {"ViT-B-32": 151.28e6, "ViT-B-16": 149.62e6, "ViT-L-14": 427.62e6, "ViT-S-32-alt": 43.22e6}
+    assert ModelConfig(name=name).num_parameters == pytest.approx(published[name], rel=0.01)
+
+
+def test_number_of_parameters_of_an_inline_model_is_near_the_true_one() -> None:
+    from stages.models.build import build_model
+
+    config = ModelConfig(
+        embed_dim=32,
+        vision_cfg={"image_size": 32, "patch_size": 8, "layers": 2, "width": 32, "head_width": 16},
+        text_cfg={"context_length": 24, "layers": 1, "width": 32, "heads": 2},
+    )
+    true = sum(parameter.numel() for parameter in build_model(config, 0).parameters())
+    assert config.num_parameters == pytest.approx(true, rel=0.02)
+
+
+def test_number_of_parameters_of_another_kind_of_tower_is_unknown() -> None:
+    assert ModelConfig(name="RN50").num_parameters is None
