@@ -14,12 +14,18 @@ from pipeline.storage import Storage
 
 RESULTS = Path(__file__).parent / "results"
 
+COMMANDS = {
+    "demo": "python -m pipeline.run demo.yaml",
+    "demo_retrained": "python -m pipeline.run demo.yaml 'evaluate.retrain={epochs: 8, learning_rate: 1e-3}'",
+}
+"""What made the run that each result is of."""
+
 
 def main(run: str, name: str) -> None:
     record = read_record(run, Storage())
     summary = json.loads((Path(run) / "report" / "summary.json").read_text())
     kept = {
-        "commands": ["gradsieve pool make data/demo", f"python -m pipeline.run {' '.join(record['argv'][1:])}"],
+        "commands": ["gradsieve pool make data/demo", COMMANDS[name]],
         "truth": {key: value for key, value in summary["truth"].items() if isinstance(value, int | float)},
         "pool": {key: summary["pool"][key] for key in ("samples", "quarantined", "missing")},
         "select": {key: summary["select"][key] for key in ("kept", "dropped")},
