@@ -94,17 +94,17 @@ def test_several_ranks_in_process_are_refused(pool: tuple[Artifact, str], tmp_pa
 
 
 def test_progress_reaches_the_reporter(pool: tuple[Artifact, str], tmp_path: Path) -> None:
-    shown: list[tuple[int, str]] = []
+    shown: list[tuple[int, str, int | None]] = []
     made = context(tmp_path, inputs={"pool": pool[0]}, external={"shards": listed(pool[1])})
 
     class Bar:
-        def set(self, done: int, note: str = "") -> None:
-            shown.append((done, note))
+        def set(self, done: int, note: str = "", *, total: int | None = None) -> None:
+            shown.append((done, note, total))
 
     from contextlib import nullcontext
 
     made.reporter.bar = lambda *_: nullcontext(Bar())  # type: ignore[method-assign, assignment]
     TrainStage(recipe(), pool_path=pool[1]).run(made)
-    assert [done for done, _ in shown] == [12, 24, 36]
-    assert all(note.startswith("of 36, loss ") for _, note in shown)
+    assert [(done, total) for done, _, total in shown] == [(12, 36), (24, 36), (36, 36)]
+    assert all(note.startswith("loss ") for _, note, _ in shown)
     assert np.isfinite(float(shown[-1][1].split()[-1]))
