@@ -4,7 +4,7 @@ import pytest
 
 from pipeline.errors import UserError
 from pipeline.storage import Storage
-from stages.evaluate import EvaluateStage, main_metric
+from stages.evaluate import EvaluateStage, _key, main_metric
 from stages.evaluate_config import EvaluateConfig
 from stages.evaluate_data import DataSet
 from stages.models.build import build_model
@@ -126,3 +126,57 @@ def test_plan_counts_models_and_needs_no_data():
     )
     assert plan.partitions == 2
     assert "epoch" in plan.note
+
+
+@pytest.mark.parametrize(
+    ("name", "key"),
+    [
+        ("cifar10", "cifar10"),
+        ("vtab-pets", "vtab/pets"),
+        ("vtab-clevr_count_all", "vtab/clevr_count_all"),
+        ("wilds-fmow", "wilds/fmow"),
+        ("misc-winogavil", "misc/winogavil"),
+        ("retrieval-flickr_1k_test_image_text_retrieval", "retrieval/flickr_1k_test_image_text_retrieval"),
+        ("imagenet-r", "imagenet-r"),
+        ("imagenet-a", "imagenet-a"),
+        ("vtab", "vtab"),
+    ],
+)
+def test_key_is_datacomps_name_of_the_task(name, key):
+    assert _key(name) == key
+
+
+def test_every_line_is_json_of_its_own_with_finite_figures(evaluation):
+    for file in evaluation.files(suffix=".jsonl"):
+        data = evaluation.read_bytes(file.path)
+        assert data.endswith(b"\n")
+        for line in data.decode().splitlines():
+            row = json.loads(line)
+            assert all(0 <= value <= 1 for value in row["metrics"].values())
+
+
+def test_figures_of_a_model_do_not_depend_on_the_other_models(folder, inputs, evaluation, tmp_path):
+    alone = _values(_run(folder, {"training/base": inputs["training/base"]}, tmp_path))
+    assert alone == {key: value for key, value in _values(evaluation).items() if key[0] == "base"}
+
+
+def test_without_a_student_there_are_no_lines_at_the_top(folder, inputs, tmp_path):
+    evaluation = _run(folder, {"reference": inputs["reference"]}, tmp_path)
+    assert [file.path for file in evaluation.files(suffix=".jsonl")] == ["models/reference/eval_results.jsonl"]
+
+
+def test_epochs_come_in_order_before_the_final_model(evaluation):
+    rows = evaluation.read_json("results.json")
+    order = list(dict.fromkeys((row["model"], row["epoch"]) for row in rows))
+    assert [epoch for model, epoch in order if model == "mimic"] == [0, 1, None]
+
+
+def test_broken_set_stops_in_preflight_and_names_the_file(folder, tmp_path):
+    import shutil
+
+    shutil.copytree(folder, tmp_path / "sets")
+    (tmp_path / "sets/wds_colours_test/test/0.tar").unlink()
+    stage = EvaluateStage(EvaluateConfig(data=str(tmp_path / "sets")))
+    with pytest.raises(UserError, match=r"0\.tar") as raised:
+        stage.preflight({"data": listed(tmp_path / "sets")}, Storage())
+    assert raised.value.exit_code == 2

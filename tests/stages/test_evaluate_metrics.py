@@ -80,3 +80,70 @@ def test_chunks_change_nothing(monkeypatch):
     whole = retrieval_metrics(images, texts, np.arange(37))
     monkeypatch.setattr(metrics, "_CHUNK_ELEMENTS", 37 * 5)
     assert retrieval_metrics(images, texts, np.arange(37)) == whole
+
+
+def _rank_by_definition(scores, target):
+    """Items that are better, or as good and earlier."""
+    return sum(
+        score > scores[target] or (score == scores[target] and item < target) for item, score in enumerate(scores)
+    )
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.integers(0, 2**32), st.integers(1, 8), st.integers(1, 25))
+def test_zero_shot_with_ties_equals_the_definition(seed, num_classes, num_images):
+    rng = np.random.default_rng(seed)
+    images, classes = (
+        torch.from_numpy(rng.integers(-1, 2, (n, 3)).astype(np.float32)) for n in (num_images, num_classes)
+    )
+    labels = rng.integers(num_classes, size=num_images)
+    found = zero_shot_metrics(images, classes, labels)
+    scores = (images @ classes.T).numpy()
+    ranks = np.array([_rank_by_definition(row, label) for row, label in zip(scores, labels, strict=True)])
+    assert found["acc1"] == pytest.approx((ranks == 0).mean())
+    assert ("acc5" in found) == (num_classes >= 5)
+    if "acc5" in found:
+        assert found["acc5"] == pytest.approx((ranks < 5).mean())
+    by_class = [np.mean(ranks[labels == label] == 0) for label in sorted(set(labels.tolist()))]
+    assert found["mean_per_class_recall"] == pytest.approx(np.mean(by_class))
+
+
+def test_mean_per_class_recall_weighs_rare_classes_as_much():
+    images = torch.eye(2)[[0] * 9 + [0]]
+    found = zero_shot_metrics(images, torch.eye(2), np.array([0] * 9 + [1]))
+    assert (found["acc1"], found["mean_per_class_recall"]) == (0.9, 0.5)
+
+
+def test_class_that_no_picture_shows_counts_for_nothing():
+    images, labels = torch.eye(3)[[0, 1]], np.array([0, 1])
+    assert zero_shot_metrics(images, torch.eye(3), labels)["mean_per_class_recall"] == 1.0
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 2**32), st.integers(2, 20))
+def test_retrieval_does_not_depend_on_the_order_of_distinct_pairs(seed, number):
+    rng = np.random.default_rng(seed)
+    images, texts = _unit(rng, number, 16), _unit(rng, number, 16)
+    order = rng.permutation(number)
+    straight = retrieval_metrics(images, texts, np.arange(number))
+    turned = retrieval_metrics(images[order], texts[order], np.arange(number))
+    assert turned == pytest.approx(straight)
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 2**32), st.integers(1, 30))
+def test_recall_grows_with_k_and_ends_at_one(seed, number):
+    rng = np.random.default_rng(seed)
+    found = retrieval_metrics(_unit(rng, number), _unit(rng, number), np.arange(number))
+    for way in ("image", "text"):
+        by_k = [found[f"{way}_retrieval_recall@{k}"] for k in metrics.RECALL_AT]
+        assert 0 <= by_k[0] <= by_k[1] <= by_k[2] <= 1
+        assert number > 10 or by_k[2] == 1.0
+
+
+def test_image_with_several_captions_is_found_by_its_best_one():
+    images = torch.eye(3)
+    texts = torch.nn.functional.normalize(torch.tensor([[0.0, 1, 0], [1, 0, 0], [0, 1, 0.1], [0, 0, 1]]), dim=-1)
+    found = retrieval_metrics(images, texts, np.array([0, 0, 1, 2]))  # the first caption of image 0 is wrong
+    assert found["text_retrieval_recall@1"] == pytest.approx(2 / 3)  # image 1 is nearest to that wrong caption
+    assert found["image_retrieval_recall@1"] == pytest.approx(3 / 4)

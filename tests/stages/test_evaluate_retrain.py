@@ -107,3 +107,48 @@ def test_each_sample_is_drawn_about_equally_often(tmp_path):
 def test_plan_is_sixteen_bytes_a_sample():
     plan = RandomSubsetStage(Config()).plan({"pool": Size(1000, 0), "subset": Size(300, 0)}, {})
     assert (plan.output.rows, plan.output.bytes) == (300, 4800)
+
+
+def _splitmix(value):
+    """splitmix64's finaliser, in Python's own integers."""
+    mask = 2**64 - 1
+    value = ((value ^ (value >> 30)) * 0xBF58476D1CE4E5B9) & mask
+    value = ((value ^ (value >> 27)) * 0x94D049BB133111EB) & mask
+    return value ^ (value >> 31)
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.integers(0, 2**64 - 1), st.integers(0, 2**64 - 1), st.integers(0, 2**40))
+def test_priority_equals_plain_integer_arithmetic(hi, lo, seed):
+    mask = 2**64 - 1
+    start = (hi + ((seed * 0x9E3779B97F4A7C15 + 0x632BE59BD9B4E019) & mask)) & mask
+    expected = _splitmix(_splitmix(start) ^ _splitmix((lo + 0xD1B54A32D192ED03) & mask))
+    assert priorities(np.array([hi], np.uint64), np.array([lo], np.uint64), seed).tolist() == [expected]
+
+
+@settings(max_examples=10, deadline=None)
+@given(st.integers(1, 120), st.integers(1, 120), st.integers(0, 2**31))
+def test_larger_subset_holds_the_smaller_one(tmp_path_factory, one, other, seed):
+    root = tmp_path_factory.mktemp("nested")
+    hi, lo = _uids(120)
+    small, large = (
+        set(_draw(root / name, hi, lo, kept, bits=1, seed=seed)[1].tolist())
+        for name, kept in (("small", min(one, other)), ("large", max(one, other)))
+    )
+    assert small <= large
+    assert len(small) == min(one, other)
+
+
+def test_draw_is_spread_over_all_uids(tmp_path):
+    """Not of one end of the uids, where the kept ones might lie."""
+    hi, lo = _uids(2000)
+    _, drawn = _draw(tmp_path, hi, lo, 1000)
+    first_half = np.isin(drawn["f0"], hi[:1000]).mean()
+    assert abs(first_half - 0.5) < 0.06
+
+
+def test_draw_of_spread_uids_is_the_highest_by_sorting(tmp_path):
+    hi = np.arange(8, dtype=np.uint64) << np.uint64(61)
+    _, drawn = _draw(tmp_path, hi, np.arange(8, dtype=np.uint64), 3, seed=0)
+    ranked = sorted(range(8), key=lambda n: int(priorities(hi[n : n + 1], np.array([n], np.uint64), 0)[0]))
+    assert drawn["f1"].tolist() == sorted(ranked[-3:])
