@@ -492,3 +492,115 @@ def test_summary_is_plain_json(tmp_path: Path) -> None:
     assert (
         json.load(io.BytesIO((tmp_path / "out" / "manifest.json").read_bytes() if index(tmp_path) else b"")) is not None
     )
+
+
+def ill_pool(root: Path) -> list[Pair]:
+    """Three shards with duplicates across them, broken samples, and metadata with gaps; its usable samples."""
+    by_shard = [[pair(s * 10 + n, shard=s) for n in range(10)] for s in range(3)]
+    by_shard[1][4] = Pair("4", uid_of(3), "again")
+    by_shard[2][0] = Pair("0", uid_of(3).upper(), "and again")
+    by_shard[2][9] = Pair("9", uid_of(29), None)
+    write_pool(root / "shards", {f"{s}.tar": shard_bytes(pairs) for s, pairs in enumerate(by_shard)})
+    write_metadata(root / "meta", "a.parquet", [uid_of(n) for n in range(0, 40, 2)], score=np.arange(20.0))
+    write_metadata(root / "meta", "b.parquet", [uid_of(n) for n in range(1, 30, 2)], score=np.arange(15.0))
+    return [
+        item
+        for s, pairs in enumerate(by_shard)
+        for n, item in enumerate(pairs)
+        if (s, n) not in ((1, 4), (2, 0), (2, 9))
+    ]
+
+
+@pytest.mark.parametrize("bucket_rows", [1, 4, 14, 27])
+def test_run_any_number_of_buckets_holds_the_same_rows(tmp_path: Path, bucket_rows: int) -> None:
+    usable = ill_pool(tmp_path)
+    one = index(tmp_path, bucket_rows=1000, out="one")
+    cut = index(tmp_path, bucket_rows=bucket_rows, out="cut")
+    assert one.summary["bucket_bits"] == 0
+    assert len(cut.files("index/")) == 1 << cut.summary["bucket_bits"]
+    for folder in ("index", "missing"):
+        assert rows(cut, folder) == rows(one, folder)
+    assert sorted(row["uid"] for row in rows(one)) == sorted(str(item.uid) for item in usable)
+    assert rows(cut, "order") == rows(one, "order")
+    assert quarantined(cut) == quarantined(one)
+    assert {**cut.summary, "bucket_bits": 0} == one.summary
+
+
+def test_run_counts_reconcile_by_shard_and_over_all(tmp_path: Path) -> None:
+    ill_pool(tmp_path)
+    artifact = index(tmp_path, bucket_rows=8)
+    shards = artifact.read_table("shards.parquet").to_pylist()
+    places = quarantined(artifact)
+    for shard in shards:
+        assert shard["seen"] == shard["usable"] + sum(path == shard["path"] for path, _, _ in places)
+    summary = artifact.summary
+    assert summary["samples"] == sum(shard["seen"] for shard in shards) == 30
+    assert summary["usable"] + summary["quarantined"] == 30
+    assert summary["quarantine_reasons"] == {"duplicate_uid": 2, "no_caption": 1}
+    there = {row["uid"] for row in rows(artifact)}
+    described = {uid_of(n) for n in [*range(0, 40, 2), *range(1, 30, 2)]}
+    assert summary["metadata_rows"] == 35
+    assert summary["without_metadata"] == len(there - described)
+    assert summary["missing"] + summary["missing_quarantined"] == len(described - there)
+    assert summary["missing_quarantined"] == 1
+
+
+@pytest.mark.parametrize(("limit", "passes"), [(0.1, True), (0.0999, False), (0.0, False), (1.0, True)])
+def test_run_limit_of_quarantine_is_inclusive(tmp_path: Path, limit: float, passes: bool) -> None:
+    ill_pool(tmp_path)  # 3 of 30
+    if passes:
+        assert index(tmp_path, max_quarantined=limit).summary["quarantined"] == 3
+        return
+    with pytest.raises(RunError, match="too many broken samples"):
+        index(tmp_path, max_quarantined=limit)
+
+
+def test_run_pool_without_ills_passes_the_strictest_limit(tmp_path: Path) -> None:
+    plain_pool(tmp_path / "shards", num_shards=1)
+    assert index(tmp_path, max_quarantined=0.0).summary["usable"] == 12
+
+
+@pytest.mark.parametrize("after", [1, 2])
+def test_run_killed_between_shards_reads_only_the_others_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, after: int
+) -> None:
+    ill_pool(tmp_path)
+    monkeypatch.setattr(scan_task, "_MIN_GROUP_BYTES", 1)
+    undisturbed = index(tmp_path, out="undisturbed", bucket_rows=8)
+    read: list[int] = []
+    whole = scan_task.scan_shard
+
+    def counted(storage: Storage, shard: Any, check: Any) -> Any:
+        if len(read) == after and not resumed:
+            raise KeyboardInterrupt
+        read.append(shard.number)
+        return whole(storage, shard, check)
+
+    monkeypatch.setattr(scan_task, "scan_shard", counted)
+    resumed = False
+    with pytest.raises(KeyboardInterrupt):
+        index(tmp_path, bucket_rows=8)
+    resumed = True
+    assert index(tmp_path, bucket_rows=8).manifest.content == undisturbed.manifest.content
+    assert sorted(read) == [0, 1, 2]
+
+
+def test_run_seed_says_nothing_where_all_shards_are_read(tmp_path: Path) -> None:
+    ill_pool(tmp_path)
+    contents = {index(tmp_path, out=f"s{seed}", seed=seed).manifest.content for seed in (0, 1)}
+    assert len(contents) == 1
+
+
+def test_run_headers_and_decode_agree_on_whole_images(tmp_path: Path) -> None:
+    ill_pool(tmp_path)
+    decoded, trusted = (index(tmp_path, out=check, check=check) for check in ("decode", "headers"))
+    assert decoded.manifest.content == trusted.manifest.content
+
+
+def test_run_shards_are_numbered_by_path_and_not_by_listing(tmp_path: Path) -> None:
+    ill_pool(tmp_path)
+    stage = PoolStage(PoolConfig(path=str(tmp_path / "shards"), max_quarantined=1.0))
+    files = external(stage)
+    turned = {"shards": ExternalFiles(files["shards"].uri, files["shards"].files[::-1])}
+    straight = run_stage(stage, tmp_path / "a", "pool", external=files)
+    assert run_stage(stage, tmp_path / "b", "pool", external=turned).manifest.content == straight.manifest.content
