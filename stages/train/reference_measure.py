@@ -55,7 +55,14 @@ def measure_anywhere(check: ReferenceCheck, engine: Engine) -> tuple[tuple[FileE
 
 def measure(check: ReferenceCheck) -> tuple[tuple[FileEntry, ...], dict[str, Any]]:
     """Put the reference's files; their entries, and what is in check.json."""
-    import torch  # here, so that the stage can name this module without paying for torch
+    from stages.models.threads import fixed_threads  # here, so that the stage can name this module without torch
+
+    with fixed_threads(check.train.threads_per_rank * check.train.num_workers):
+        return _measure(check)
+
+
+def _measure(check: ReferenceCheck) -> tuple[tuple[FileEntry, ...], dict[str, Any]]:
+    import torch
 
     from stages.models.weights import model_files
     from stages.train.loader import Loader
@@ -67,7 +74,6 @@ def measure(check: ReferenceCheck) -> tuple[tuple[FileEntry, ...], dict[str, Any
 
     config, alone = check.train, Ranks()
     device = torch.device("cuda" if config.use_gpu and torch.cuda.is_available() else "cpu")
-    threads = torch.get_num_threads()
     make_repeatable(config.threads_per_rank * config.num_workers, device)
     pieces = config.model_copy(update={"accumulation": -(-config.batch_size // _PIECE)})
     student = initial_model(check.init, config.model, check.seed).to(device)
@@ -78,7 +84,6 @@ def measure(check: ReferenceCheck) -> tuple[tuple[FileEntry, ...], dict[str, Any
     scorer = build_step(Encoders(student), pieces, reference=state, names=names, ranks=alone, seed=check.seed)
     judge = build_step(Encoders(reference), pieces, reference=None, names=(), ranks=alone, seed=check.seed)
     before, after = probe.measure(scorer, student), probe.measure(judge, reference)
-    torch.set_num_threads(threads)
     table = probe_table(before, after)
     found = LossDrops.read(table).correlation(before)
     result = {
