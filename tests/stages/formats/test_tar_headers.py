@@ -44,7 +44,9 @@ def sealed(header: bytes) -> bytes:
     return bytes(body)
 
 
-names = st.text("abc./é漢 0", min_size=1, max_size=160).map(lambda name: "m" + name.strip("/ ") + "x")
+names = st.text("abc./é漢 0", min_size=1, max_size=40).flatmap(
+    lambda name: st.integers(1, 6).map(lambda times: "m" + (name * times).strip("/ ") + "x")  # past 100 bytes too
+)
 kinds = st.sampled_from([tarfile.REGTYPE] * 4 + [tarfile.AREGTYPE, tarfile.DIRTYPE, tarfile.SYMTYPE, tarfile.LNKTYPE])
 
 
@@ -250,6 +252,14 @@ def test_name_outside_its_folder_is_a_problem_and_holds_no_bytes(name: str) -> N
     first, second = entries(built([(info_of(name, b"data"), b"data"), (info_of("ok.jpg", b"abc"), b"abc")]))
     assert (first.problem or ("",))[0] == "bad_name"
     assert (first.data, second.data) == (b"", b"abc")
+
+
+@pytest.mark.parametrize("style", STYLES[1:])
+@pytest.mark.parametrize("length", [99, 100, 101, 155, 256, 511, 512, 513, 2000])
+def test_long_name_of_any_length_is_whole(style: int, length: int) -> None:
+    name = ("é/" * length)[: length - 4] + ".jpg"
+    (entry,) = entries(built([(info_of(name, b"data"), b"data")], style))
+    assert (entry.name, entry.data, entry.problem, entry.start) == (name, b"data", None, 0)
 
 
 @pytest.mark.parametrize("name", ["..a/1.jpg", "a..b/1.jpg", "...jpg", "a/.../1.jpg"])
