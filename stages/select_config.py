@@ -12,9 +12,10 @@ A rule is a mapping with one key. Clauses nest:
 from collections.abc import Iterator
 from typing import Literal
 
-from pydantic import ConfigDict, Field, field_validator, model_validator
+from pydantic import ConfigDict, Field, model_validator
 
 from pipeline.config_base import Config
+from stages.kernels.basic_config import BasicBounds
 
 Path = tuple[int, ...]
 """Place of a clause in a rule: numbers of the children from the root."""
@@ -65,46 +66,13 @@ class AtLeastClause(Config):
         return f"{self.by} at least {self.value:g}"
 
 
-class FastText(Config):
-    """A fastText language model, such as lid.176.bin."""
-
-    fasttext: str
-    """Local path or s3:// URI of the model; nothing is downloaded from elsewhere."""
-
-
-class BasicClause(Config):
+class BasicClause(BasicBounds):
     """DataComp's basic filter on the metadata: language, caption length, image size and shape."""
-
-    language: FastText | str
-    """`{fasttext: path}`; or `ascii_heuristic`, `column:<name>` (a metadata column that holds the language), `any`."""
-    wanted: str = "en"
-    """The language that is kept."""
-    text: str = "text"
-    """Metadata column of the caption."""
-    width: str = "original_width"
-    """Metadata column of the width in pixels, before resizing."""
-    height: str = "original_height"
-    """Metadata column of the height."""
-    min_words: int = Field(3, ge=0)
-    """Words between white space."""
-    min_chars: int = Field(6, ge=0)
-    """Code points."""
-    min_side: int = Field(200, ge=0)
-    """Pixels of the shorter side."""
-    max_aspect: float = Field(3.0, ge=1)
-    """Longer side over shorter side."""
-
-    @field_validator("language")
-    @classmethod
-    def _known_test(cls, value: FastText | str) -> FastText | str:
-        if isinstance(value, str) and value not in ("ascii_heuristic", "any") and not value.startswith("column:"):
-            raise ValueError(f"language {value!r}: expected {{fasttext: path}}, ascii_heuristic, column:<name> or any")
-        return value
 
     @property
     def columns(self) -> list[str]:
         """Metadata columns that are read."""
-        tested = [self.language.partition(":")[2]] if isinstance(self.language, str) and ":" in self.language else []
+        tested = [self.language_column] if self.language_column is not None else []
         return [self.text, self.width, self.height, *tested]
 
 
@@ -248,8 +216,7 @@ class SelectConfig(Config):
 
     def models(self) -> list[str]:
         """Language models that the rule needs."""
-        languages = [clause.language for clause in self.basics().values()]
-        return sorted({language.fasttext for language in languages if isinstance(language, FastText)})
+        return sorted({clause.model for clause in self.basics().values() if clause.model is not None})
 
 
 def _check_selected(rule: Rule, before: Literal["none before", "some before"]) -> None:

@@ -15,7 +15,7 @@ from pipeline.storage import Storage, absolute, is_s3
 from stages.kernels.basic import large_enough, long_enough
 from stages.kernels.buckets import bucket_path
 from stages.kernels.language import ascii_letters, equals, fasttext_languages
-from stages.select_config import BasicClause, FastText, SelectConfig
+from stages.select_config import BasicClause, SelectConfig
 from stages.select_frame import FILTERS, filter_column
 
 _UID = ("uid_hi", "uid_lo")
@@ -43,13 +43,13 @@ def basic_passes(clause: BasicClause, frame: pl.DataFrame, storage: Storage) -> 
     cheap = shape & long_enough(text, min_words=clause.min_words, min_chars=clause.min_chars)
     if clause.language == "ascii_heuristic":
         cheap &= ascii_letters(text)
-    elif isinstance(clause.language, str) and clause.language != "any":
-        cheap &= pl.col(clause.language.partition(":")[2]) == clause.wanted
+    elif clause.language_column is not None:
+        cheap &= pl.col(clause.language_column) == clause.wanted
     passed = frame.select(cheap.fill_null(False)).to_series().to_numpy().copy()
-    if isinstance(clause.language, FastText):
+    if clause.model is not None:
         # The model sees only what passed the cheap tests.
         texts = frame[clause.text].filter(pl.Series(passed)).to_list()
-        model = local_model(storage, clause.language.fasttext)
+        model = local_model(storage, clause.model)
         passed[passed] = equals(fasttext_languages(model, texts), clause.wanted)
     return passed
 
