@@ -5,23 +5,11 @@ from typing import Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from pipeline.config_base import Config
+from stages.models.recipe_config import RecipeConfig
 
 
-class RetrainConfig(Config):
+class RetrainConfig(RecipeConfig):
     """What training on the subsets does otherwise than the `train` block; it starts from random weights."""
-
-    epochs: int | None = Field(None, ge=1)
-    """Passes over the subset; by default as in `train`."""
-    samples_seen: int | None = Field(None, ge=1)
-    """Samples to train on in all, instead of `epochs`."""
-    batch_size: int | None = Field(None, ge=2)
-    """Samples of a global batch."""
-    learning_rate: float | None = Field(None, gt=0)
-    """At the end of the warm-up."""
-    warmup: int | None = Field(None, ge=0)
-    """Steps in which the learning rate rises."""
-    weight_decay: float | None = Field(None, ge=0)
-    """Of matrices."""
 
     @model_validator(mode="after")
     def _one_length(self) -> "RetrainConfig":

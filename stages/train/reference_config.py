@@ -5,27 +5,15 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from pipeline.config_base import Config
+from stages.models.recipe_config import RecipeConfig
 from stages.train.config import MimicConfig, TrainConfig
 
 TRAIN = "train"
 """`reference.source` when the reference is trained here."""
 
 
-class PhaseConfig(Config):
+class PhaseConfig(RecipeConfig):
     """What a phase of training does otherwise than the `train` block; all else is inherited from there."""
-
-    epochs: int | None = Field(None, ge=1)
-    """Passes over its samples; give this or `samples_seen`."""
-    samples_seen: int | None = Field(None, ge=1)
-    """Samples to train on in all; give this or `epochs`."""
-    batch_size: int | None = Field(None, ge=2)
-    """Samples of a global batch."""
-    learning_rate: float | None = Field(None, gt=0)
-    """At the end of the warm-up."""
-    warmup: int | None = Field(None, ge=0)
-    """Steps in which the learning rate rises."""
-    weight_decay: float | None = Field(None, ge=0)
-    """Of matrices."""
 
     @model_validator(mode="after")
     def _one_length(self) -> "PhaseConfig":
