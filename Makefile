@@ -18,7 +18,7 @@ $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
 $(VENV)/.installed: $(BIN)/python pyproject.toml constraints.txt
-	@echo "installing into $(VENV) (about two minutes, 7 GB with torch)"
+	@echo "installing into $(VENV) (two to five minutes, 7 GB with torch)"
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e .
 	@touch $@
 

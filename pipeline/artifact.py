@@ -159,8 +159,23 @@ class Artifact:
         return join(self.root, path)
 
     def read_table(self, path: str, columns: list[str] | None = None) -> pa.Table:
-        """One listed Parquet file."""
-        return self.storage.read_table(self.uri(path), columns)
+        """One listed Parquet file; the pages that are read are checked against their checksums.
+
+        Raises:
+            RunError: it is damaged.
+        """
+        try:
+            return self.storage.read_table(self.uri(path), columns)
+        except FileNotFoundError:
+            raise
+        except (OSError, pa.ArrowException) as error:
+            raise RunError(
+                "a file of the run is damaged",
+                where=self.uri(path),
+                expected="the bytes that its manifest lists",
+                found=str(error).splitlines()[0],
+                next_step="`gradsieve verify RUN` names all that differ; remove that file and run again to remake it",
+            ) from error
 
     def read_bytes(self, path: str) -> bytes:
         """One listed file, checked against its digest.
@@ -233,7 +248,13 @@ class ArtifactWriter:
 def parquet_bytes(table: pa.Table, *, row_group_rows: int = 1 << 20) -> bytes:
     """A table as Parquet; equal tables, equal bytes (for one pyarrow version)."""
     sink = io.BytesIO()
-    pq.write_table(table.replace_schema_metadata(None), sink, compression="zstd", row_group_size=row_group_rows)
+    pq.write_table(
+        table.replace_schema_metadata(None),
+        sink,
+        compression="zstd",
+        row_group_size=row_group_rows,
+        write_page_checksum=True,
+    )
     return sink.getvalue()
 
 

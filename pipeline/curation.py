@@ -13,7 +13,7 @@ from pipeline.config import RunConfig
 from pipeline.engine import Engine
 from pipeline.errors import GradsieveError, LockedError
 from pipeline.graph import Graph, Place, upto
-from pipeline.nodes import assemble, check_voters
+from pipeline.nodes import assemble, check_metadata, check_voters
 from pipeline.plan import check_limits, make_plan, plan_table, plan_totals
 from pipeline.progress import Reporter
 from pipeline.run_record import RunRecord
@@ -38,6 +38,7 @@ class Curation:
         self.place = Place(output, store, Storage(config.storage), reporter)
         self.nodes = assemble(config)
         check_voters(config)
+        check_metadata(config)
 
     @classmethod
     def from_text(cls, text: str, overrides: Sequence[str], where: str, reporter: Reporter) -> "Curation":

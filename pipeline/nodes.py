@@ -63,6 +63,27 @@ def check_voters(config: RunConfig) -> None:
         raise UserError("the votes do not fit", where="binarize, aggregate", found=error) from error
 
 
+def check_metadata(config: RunConfig) -> None:
+    """Refuse selectors that read metadata where there is none.
+
+    Raises:
+        UserError: names them.
+    """
+    wanting = [
+        name
+        for name, selector in sorted(config.selectors.items())
+        if selector.kind == "basic" or (selector.kind == "clip_score" and selector.column is not None)
+    ]
+    if config.pool.metadata is None and wanting:
+        raise UserError(
+            "selectors need metadata, and the pool has none",
+            where=", ".join(f"selectors.{name}" for name in wanting),
+            expected="pool.metadata: a folder of Parquet files keyed by uid",
+            found="nothing",
+            next_step="set pool.metadata, or leave these selectors out",
+        )
+
+
 def _init(config: RunConfig) -> dict[str, str]:
     return {"init": "training/base"} if config.reference.base is not None else {}
 

@@ -55,8 +55,8 @@ def check_limits(lines: list[PlannedNode], limits: LimitsConfig, rates: RatesCon
             raise UserError(
                 "the plan is beyond its limits",
                 where=f"limits.{name}",
-                expected=f"at most {limit:,.2f}",
-                found=f"{planned:,.2f} planned",
+                expected=f"at most {limit:g}",
+                found=f"{planned:g} planned",
                 next_step="look at `--plan`, raise the limit, or try `pool.sample=0.01` first",
             )
 

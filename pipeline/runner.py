@@ -116,7 +116,7 @@ class Runner:
             raise RunError(
                 f"the run reached its limit of time before {node.name}",
                 expected=f"at most {self._limits.hours} h (limits.hours)",
-                found=f"{hours:.2f} h",
+                found=f"{hours:.3g} h",
                 next_step="raise the limit and run the same command: it goes on from here",
             )
 

@@ -182,7 +182,7 @@ class Storage:
     def read_table(self, uri: str, columns: Sequence[str] | None = None) -> pa.Table:
         """A Parquet file as an Arrow table."""
         with self.open(uri) as source:
-            return pq.ParquetFile(source).read(columns=list(columns) if columns is not None else None)
+            return open_parquet(source).read(columns=list(columns) if columns is not None else None)
 
     def put_once(self, uri: str, data: bytes) -> None:
         """Put an object that never changes; the same bytes already there are fine.
@@ -236,6 +236,11 @@ class Storage:
         if scope is not None and not any(uri == root or uri.startswith(root.rstrip("/") + "/") for root in scope):
             raise ScopeError(f"a stage may not {verb} what it did not declare", where=uri, expected=", ".join(scope))
         return _backend(self.config.model_dump_json(), is_s3(uri))
+
+
+def open_parquet(source: io.BufferedReader) -> pq.ParquetFile:
+    """A Parquet file whose pages are checked against their checksums as they are read, where it has them (ours do)."""
+    return pq.ParquetFile(source, page_checksum_verification=True)
 
 
 class _RangeReader(io.RawIOBase):

@@ -4,7 +4,7 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from pipeline.config_base import Config
+from pipeline.config_base import Config, placement
 from stages.models.recipe_config import RecipeConfig
 
 
@@ -21,7 +21,7 @@ class RetrainConfig(RecipeConfig):
 class EvaluateConfig(Config):
     """Zero-shot accuracy and retrieval of the trained models."""
 
-    data: str
+    data: str = placement()
     """Folder of data sets in CLIP_benchmark's webdataset layout (`wds_<task>_test/`); local or s3://."""
     every: Literal["epoch", "end"] = "epoch"
     """Evaluate the model after each epoch too, or the final ones alone."""

@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 from pipeline.artifact import Artifact, ArtifactWriter, FileEntry, entries_rows
 from pipeline.errors import RunError
 from pipeline.schema import SCORES, Schema
+from pipeline.storage import open_parquet
 from stages.formats.ledger import LEDGER, PREFIX, LedgerPartition, partitions, stretches
 from stages.formats.score_parts import (
     BucketPieces,
@@ -154,7 +155,7 @@ def read_partition(training: Artifact, partition: LedgerPartition) -> pa.Table:
     tables = [LEDGER.empty_table()]
     for path in partition.paths:
         with training.storage.open(training.uri(path)) as source:
-            file = pq.ParquetFile(source)
+            file = open_parquet(source)
             groups = [group for group in range(file.num_row_groups) if _overlaps(file, group, partition)]
             tables.append(file.read_row_groups(groups, columns=LEDGER.names))
     table = pa.concat_tables(tables)

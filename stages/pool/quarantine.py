@@ -24,6 +24,14 @@ _MAX_TEXT = 300
 _NUM_WORST = 5
 
 
+class LostShard(NamedTuple):
+    """A shard that could not be read and gave no usable sample."""
+
+    path: str
+    bytes: int
+    fault: str
+
+
 class Broken(NamedTuple):
     """One sample that cannot be used."""
 
@@ -81,6 +89,29 @@ def check_share(tallies: Sequence[ShardTally], max_share: float, where: str) -> 
             where=where,
             expected=f"at most {max_share:.2%} (pool.max_quarantined)",
             found=f"{broken:,} of {seen:,} = {broken / seen:.2%}: {_shown(reasons)}\n" + _worst(tallies),
+            next_step="repair or remove these shards, or raise pool.max_quarantined",
+        )
+
+
+def check_unreadable(
+    lost: Sequence[LostShard], *, num_shards: int, num_bytes: int, max_share: float, where: str
+) -> None:
+    """Stop where whole shards gave nothing.
+
+    How many samples were in them nobody knows, so their share of the pool's bytes or of its shards counts, the larger.
+
+    Raises:
+        RunError: they are more than `max_share` of the pool.
+    """
+    share = max(sum(shard.bytes for shard in lost) / max(num_bytes, 1), len(lost) / max(num_shards, 1))
+    if share > max_share:
+        named = [f"    {shard.path}: {shard.bytes:,} bytes, {shard.fault}" for shard in lost[:_NUM_WORST]]
+        raise RunError(
+            "too many shards of the pool cannot be read",
+            where=where,
+            expected=f"at most {max_share:.2%} of the pool (pool.max_quarantined)",
+            found=f"{len(lost):,} of {num_shards:,} shard(s) without a usable sample, {share:.2%} of the pool:\n"
+            + "\n".join(named),
             next_step="repair or remove these shards, or raise pool.max_quarantined",
         )
 

@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipeline.artifact import ArtifactWriter
-from pipeline.storage import Storage
+from pipeline.storage import Storage, open_parquet
 from stages.kernels.uid import bucket_of
 
 _MAX_BITS = 20
@@ -38,7 +38,7 @@ def put_run(writer: ArtifactWriter, path: str, table: pa.Table, bits: int) -> No
     hi = table["uid_hi"].to_numpy()
     starts = np.flatnonzero(np.diff(bucket_of(hi, bits), prepend=-1))
     sink = io.BytesIO()
-    with pq.ParquetWriter(sink, table.schema, compression="zstd") as parquet:
+    with pq.ParquetWriter(sink, table.schema, compression="zstd", write_page_checksum=True) as parquet:
         for start, stop in itertools.pairwise([*starts.tolist(), table.num_rows]):
             parquet.write_table(table.slice(start, stop - start), row_group_size=_MAX_GROUP_ROWS)
     writer.put_bytes(path, sink.getvalue())
@@ -53,7 +53,7 @@ def read_bucket(storage: Storage, uris: Sequence[str], bucket: int, bits: int, s
     tables = [schema.empty_table()]
     for uri in uris:
         with storage.open(uri) as source:
-            parquet = pq.ParquetFile(source)
+            parquet = open_parquet(source)
             groups = [group for group in range(parquet.num_row_groups) if _overlaps(parquet, group, first, last)]
             names = [name for name in schema.names if name in parquet.schema_arrow.names]
             table = parquet.read_row_groups(groups, columns=names) if groups else None

@@ -21,13 +21,15 @@ from stages.pool.index import BucketItem, BucketResult, Runs, index_bucket
 from stages.pool.metadata import MetadataRun, group_files, metadata_schema, put_metadata
 from stages.pool.order import OrderItem, put_order
 from stages.pool.plan import plan_pool
-from stages.pool.quarantine import QUARANTINE, check_share
+from stages.pool.quarantine import QUARANTINE, LostShard, check_share, check_unreadable
 from stages.pool.runs import bits_for
 from stages.pool.scan import ShardRef
 from stages.pool.scan_task import GroupScan, ShardFacts, group_shards, scan_group
 
 _LEAST_BYTES_A_SAMPLE = 8192
 """For a first guess at the number of buckets; how runs are laid out changes no result."""
+_NUM_NAMED = 5
+"""Shards that a warning names."""
 _MAX_DEVIATION = 0.01
 _SCAN_MEMORY = 1 << 30
 
@@ -70,6 +72,13 @@ class PoolStage(Stage[PoolConfig]):
         groups = making.scan()
         facts = [shard for group in groups for shard in group.shards]
         check_share([shard.tally() for shard in facts], self.config.max_quarantined, making.where)
+        check_unreadable(
+            _lost(facts),
+            num_shards=len(facts),
+            num_bytes=sum(shard.bytes for shard in facts),
+            max_share=self.config.max_quarantined,
+            where=making.where,
+        )
         columns, metadata = making.read_metadata()
         usable = sum(shard.usable for shard in facts)
         bits = bits_for(usable, self.config.bucket_rows)
@@ -83,7 +92,7 @@ class PoolStage(Stage[PoolConfig]):
         entries = [entry for result in buckets for entry in (result.index, result.missing)]
         entries += [*parts, *making.shard_tables(facts), context.output.put_table("quarantine.parquet", quarantine)]
         summary = _summary(facts, groups, metadata, buckets, columns, bits)
-        making.warn(summary)
+        making.warn(summary, facts)
         counts = Counts(seen=summary["samples"], out=summary["usable"], quarantined=summary["quarantined"])
         return StageResult(tuple(entries), summary, counts)
 
@@ -190,11 +199,15 @@ class _Making:
         volatile = replace(writer.put_table("shard_versions.parquet", versions), volatile=True)
         return [writer.put_table("shards.parquet", table), volatile]
 
-    def warn(self, summary: Mapping[str, Any]) -> None:
+    def warn(self, summary: Mapping[str, Any], facts: Sequence[ShardFacts]) -> None:
         """Say what a person should look at."""
         warn = self._context.reporter.warn
         for reason, count in summary["shard_faults"].items():
-            warn(f"pool: {count} shard(s) could not be read to their end ({reason}); see shards.parquet, column fault")
+            named = [shard.path for shard in facts if shard.fault == reason][:_NUM_NAMED]
+            more = f" and {count - len(named):,} more (shards.parquet, column fault)" if count > len(named) else ""
+            warn(f"pool: {count} shard(s) could not be read to their end ({reason}): {', '.join(named)}{more}")
+        if "metadata" in self._context.external and summary["without_metadata"] == summary["usable"]:
+            warn(f"pool: no sample is in the metadata at {self._context.external['metadata'].uri}: is it of this pool?")
         expected = self._config.expected_samples
         seen = summary["samples"]
         if expected is not None and self._config.sample == 1 and abs(seen - expected) > _MAX_DEVIATION * expected:
@@ -208,6 +221,11 @@ class _Making:
 
 def _path(root: str, uri: str) -> str:
     return "" if uri == root else relative(root, uri)
+
+
+def _lost(facts: Sequence[ShardFacts]) -> list[LostShard]:
+    """Shards that broke off without a single usable sample."""
+    return [LostShard(shard.path, shard.bytes, shard.fault) for shard in facts if shard.fault and not shard.usable]
 
 
 def _without_duplicates(facts: Sequence[ShardFacts], duplicates: pa.Table) -> list[ShardFacts]:

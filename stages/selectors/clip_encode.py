@@ -7,11 +7,10 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from pipeline.artifact import Artifact, ArtifactWriter
-from pipeline.storage import join
+from pipeline.storage import join, open_parquet
 from stages.formats.ranges import read_pieces
 from stages.formats.sample import Sample, decode_sample, sample_place
 from stages.formats.score_parts import SplitPart, split_by_bucket
@@ -72,7 +71,7 @@ def _read_rows(pool: Artifact, piece: OrderSlice) -> pa.Table:
     """The rows of a slice; row groups beside it are not read."""
     tables, start = [], 0
     with pool.storage.open(pool.uri(piece.part)) as source:
-        file = pq.ParquetFile(source)
+        file = open_parquet(source)
         for group in range(file.num_row_groups):
             stop = start + file.metadata.row_group(group).num_rows
             first, last = max(start, piece.first), min(stop, piece.first + piece.rows)

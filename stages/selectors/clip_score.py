@@ -79,7 +79,8 @@ class ClipScoreSelector(SelectorStage[ClipScoreConfig]):
         table = partition.read(["uid_hi", "uid_lo", self.config.column])
         table = table.filter(table[self.config.column].is_valid())
         uid_hi, uid_lo = table["uid_hi"].to_numpy(), table["uid_lo"].to_numpy()
-        score = table[self.config.column].to_numpy().astype(np.float32)
+        with np.errstate(over="ignore"):  # what does not fit is refused below, by name
+            score = table[self.config.column].to_numpy().astype(np.float32)
         finite = np.isfinite(score)
         if not finite.all():
             row = int(np.argmin(finite))

@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from pipeline.config_base import Config
+from pipeline.config_base import Config, placement
 from stages.models.recipe_config import RecipeConfig
 from stages.train.config import MimicConfig, TrainConfig
 
@@ -31,7 +31,7 @@ class ReferenceConfig(Config):
     """Uniform training on the pool as it is, where the student starts; without it, at random weights."""
     tune: PhaseConfig | None = None
     """Training on the trusted subset that makes the reference (from `base` if there is one)."""
-    trusted: str | None = None
+    trusted: str | None = placement(None)
     """Subset file (.npy) of verified samples of the pool, for `tune`."""
     on_uninformative: Literal["stop", "warn"] = "stop"
     """What to do when scores do not foretell which samples the reference does better on."""

@@ -8,12 +8,12 @@ from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from pipeline.artifact import Artifact, FileEntry, entries_rows
 from pipeline.errors import RunError
 from pipeline.schema import ORDER
+from pipeline.storage import open_parquet
 from stages.formats.uid_set import UidSet
 
 ORDER_SCHEMA = pa.schema(list(ORDER.columns.items()))
@@ -136,7 +136,7 @@ class _OrderTable:
     def _ends_of(self, part: int) -> NDArray[np.int64]:
         if part not in self._group_ends:
             with self._open(part) as source:
-                metadata = pq.ParquetFile(source).metadata
+                metadata = open_parquet(source).metadata
                 rows = [metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)]
             self._group_ends[part] = np.cumsum(rows, dtype=np.int64)
         return self._group_ends[part]
@@ -144,7 +144,7 @@ class _OrderTable:
     def _group(self, part: int, group: int) -> pa.Table:
         if (part, group) not in self._groups:
             with self._open(part) as source:
-                table = pq.ParquetFile(source).read_row_group(group, columns=ORDER_SCHEMA.names)
+                table = open_parquet(source).read_row_group(group, columns=ORDER_SCHEMA.names)
             self._groups[part, group] = table
             if len(self._groups) > _CACHED_GROUPS:
                 self._groups.popitem(last=False)

@@ -56,6 +56,10 @@ def _there(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         (["binarize.voters={mimic: {}}"], ["label_model", "at least 3 voters", "there are 2"]),
         (["pool.path=nowhere"], ["nowhere", "gradsieve pool make data/demo"]),
         (["pool.metadata=nowhere"], ["nowhere", ".parquet"]),
+        (["pool.metadata=null"], ["selectors.clip_score", "pool.metadata"]),
+        (["seed=-1"], ["seed", "greater than or equal to 0"]),
+        (["output=''"], ["output", "at least 1 character"]),
+        (["selectors={Odd Name: {kind: loss}}"], ["Odd Name"]),
         (["reference.trusted=nowhere.npy"], ["nowhere.npy"]),
         (["report.truth=nowhere.parquet"], ["nowhere.parquet"]),
         (["evaluate.data=nowhere"], ["nowhere"]),
@@ -116,6 +120,18 @@ def test_trusted_subset_in_another_format_is_refused(capsys: pytest.CaptureFixtu
     (tmp_path / "trusted.npy").write_bytes(buffer.getvalue())
     message = _refused(capsys, f"reference.trusted={tmp_path}/trusted.npy")
     assert "trusted.npy" in message
+
+
+def test_empty_trusted_subset_is_refused(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    np.save(tmp_path / "none.npy", np.zeros(0, np.dtype("u8,u8")))
+    message = _refused(capsys, f"reference.trusted={tmp_path}/none.npy")
+    assert "none.npy" in message
+
+
+def test_truth_that_is_no_parquet_is_refused(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    (tmp_path / "truth.parquet").write_bytes(b"mismatched,clean")
+    message = _refused(capsys, f"report.truth={tmp_path}/truth.parquet")
+    assert "not Parquet" in message
 
 
 def test_metadata_without_uid_is_refused(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
