@@ -1,0 +1,128 @@
+"""What a training foretells and declares before it runs, and what it refuses then."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from pipeline.errors import UserError
+from pipeline.stage import Size, StagePlan
+from pipeline.storage import Storage
+from stages.models.config import ModelConfig
+from stages.train.config import EffectiveBatch, MimicConfig, TrainConfig
+from stages.train.order import Order, num_steps
+from stages.train.stage import TrainStage, costly, planned_steps, without_effect
+from tests.artifacts import listed
+from tests.stages.train.test_stage import recipe
+
+RATES = {
+    "train_samples_per_second_per_gpu": 1000.0,
+    "score_samples_per_second_per_gpu": 4000.0,
+    "bytes_per_sample": 1e4,
+}
+
+
+def plan(config: TrainConfig, rows: int = 31, *, samples: str | None = None, **inputs: Size) -> StagePlan:
+    return TrainStage(config, pool_path="p", samples=samples).plan({"pool": Size(rows, 0), **inputs}, RATES)
+
+
+@pytest.mark.parametrize(("epochs", "samples_seen"), [(1, None), (3, None), (None, 1), (None, 31), (None, 1000)])
+@pytest.mark.parametrize("rows", [1, 12, 13, 31, 36])
+def test_planned_steps_are_those_of_the_order(epochs: int | None, samples_seen: int | None, rows: int) -> None:
+    order = Order(np.array([rows]), seed=0, lanes=2, window=4, batch_size=12)
+    expected = num_steps(order, epochs=epochs, samples_seen=samples_seen)
+    assert planned_steps(recipe(epochs=epochs, samples_seen=samples_seen), rows) == expected
+
+
+def test_plan_of_the_paper_is_sane() -> None:
+    paper = TrainConfig(model=ModelConfig(name="ViT-B-32"), samples_seen=12_800_000, num_workers=8, use_gpu=True)
+    found = plan(paper, 12_800_000, reference=Size(0, 0))
+    assert (found.steps, found.partitions) == (3125, 8)
+    assert found.output.rows == 12_800_000
+    assert found.output.bytes >= 12_800_000 * 25
+    assert found.gpu_hours == pytest.approx(12_800_000 / 1000 / 3600)
+    assert found.cpu_hours == 0
+    assert found.peak_task_bytes == 2 * 1024 * 8 // 8 * 1e4  # two windows of each of a rank's lanes
+
+
+def test_plan_without_reference_has_no_rows_and_scoring_has_its_own_rate() -> None:
+    assert plan(recipe()).output.rows == 0
+    train, score = (plan(recipe(method=method), 12_000, reference=Size(0, 0)) for method in ("mimic", "score"))
+    assert train.cpu_hours == pytest.approx(4 * score.cpu_hours)
+    assert train.output.rows == score.output.rows == 12_000
+
+
+def test_plan_over_a_subset_counts_its_rows() -> None:
+    assert plan(recipe(epochs=2), 1_000_000, subset=Size(120, 0)).steps == 20
+
+
+def test_plan_over_trusted_samples_says_what_is_not_known() -> None:
+    found = plan(recipe(use_gpu=True), 1_000_000, samples="trusted.npy")
+    assert found.steps is None
+    assert found.gpu_hours == found.cpu_hours == 0
+    assert "depend on the trusted samples" in str(found.note)
+
+
+def test_external_inputs_are_the_shards_and_the_subset_file() -> None:
+    plain, limited = TrainStage(recipe(), pool_path="p"), TrainStage(recipe(), pool_path="p", samples="t.npy")
+    assert set(plain.external()) == {"shards"}
+    assert not plain.external()["shards"].identity, "the pool artifact vouches for the shards"
+    assert set(limited.external()) == {"shards", "samples"}
+    assert limited.external()["samples"].identity, "other trusted samples are another training"
+    assert "reference.trusted" in limited.external()["samples"].missing
+
+
+@pytest.mark.parametrize("content", [b"", b"uid\n0123\n", b"\x93NUMPY\x01\x00"], ids=["empty", "text", "cut"])
+def test_subset_file_of_another_format_is_refused_before_work(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "trusted.npy"
+    path.write_bytes(content)
+    stage = TrainStage(recipe(), pool_path="p", samples=str(path))
+    with pytest.raises(UserError) as caught:
+        stage.preflight({"samples": listed(path)}, Storage())
+    assert "trusted.npy" in str(caught.value)
+
+
+def test_subset_file_of_another_kind_of_numbers_is_refused_before_work(tmp_path: Path) -> None:
+    np.save(tmp_path / "trusted.npy", np.arange(5))
+    stage = TrainStage(recipe(), pool_path="p", samples=str(tmp_path / "trusted.npy"))
+    with pytest.raises(UserError):
+        stage.preflight({"samples": listed(tmp_path / "trusted.npy")}, Storage())
+
+
+def test_uniform_training_of_a_model_without_default_parameter_is_allowed() -> None:
+    residual = ModelConfig(name="RN50")
+    TrainStage(recipe(model=residual), pool_path="p").preflight({}, Storage())
+    with pytest.raises(UserError, match="default of the image tower"):
+        TrainStage(recipe(model=residual, method="mimic"), pool_path="p").preflight({}, Storage())
+
+
+@pytest.mark.parametrize(
+    ("changes", "scored", "words"),
+    [
+        ({}, False, []),
+        ({"method": "mimic", "temperature": 0.3}, True, []),
+        ({"temperature": 0.3}, True, ["`temperature` has no effect with `method: uniform`"]),
+        ({"method": "score", "temperature": EffectiveBatch(effective_batch=0.9)}, True, ["`method: score`"]),
+        ({"mimic": MimicConfig(tower="text")}, False, ["`mimic` has no effect without a reference"]),
+        ({"mimic": MimicConfig(tower="both", parameters=["visual.proj"])}, True, ["`mimic.tower` has no effect"]),
+    ],
+)
+def test_settings_without_effect_are_told(changes: dict[str, Any], scored: bool, words: list[str]) -> None:
+    found = without_effect(recipe(**changes), scored=scored)
+    assert len(found) == len(words)
+    assert all(word in line for word, line in zip(words, found, strict=True))
+
+
+def test_only_parameters_before_the_last_attention_cost() -> None:
+    slow = "visual.transformer.resblocks.0.mlp.c_proj.weight"
+    assert costly(recipe(mimic=MimicConfig(tower="both"))) == []
+    (line,) = costly(recipe(mimic=MimicConfig(parameters=[slow, "visual.proj"])))
+    assert slow in line
+    assert "visual.proj" not in line
+
+
+@pytest.mark.parametrize("temperature", [float("inf"), float("nan"), -1.0, 0.0])
+def test_temperature_that_is_no_positive_number_is_refused(temperature: float) -> None:
+    with pytest.raises(ValueError, match="temperature"):
+        recipe(temperature=temperature)
