@@ -129,6 +129,30 @@ def test_main_metric_prefers_accuracy_over_what_comes_first():
     assert main_metric({"m": {("a", "recall"): 1.0}}) == ("a", "recall")
 
 
+def test_findings_with_truth_of_no_judged_sample_claim_nothing():
+    truth = {"mimic_auc": None, "p_keep_auc": None, "kept_clean_share": None, "pool_clean_share": None}
+    line = findings(_with(truth=truth))[1]
+    assert line.startswith("Truth is known for no scored sample of both kinds")
+    assert "best" not in line
+
+
+def test_findings_of_one_selector_name_no_winner():
+    truth = {"mimic_auc": 0.5, "kept_clean_share": None, "pool_clean_share": None}
+    line = findings(_with(truth=truth))[1]
+    assert line.endswith("mimic 0.500.")
+    assert "best" not in line
+
+
+def test_findings_say_when_the_filter_makes_it_worse():
+    line = findings(_with(truth={**SUMMARY["truth"], "kept_clean_share": 0.5}))[1]
+    assert "(-12.0 points)" in line
+
+
+def test_findings_list_unknown_selectors_after_the_known_ones():
+    truth = {**SUMMARY["truth"], "another_auc": 0.99}
+    assert "mimic 0.910, loss 0.940, another 0.990; best is another" in findings(_with(truth=truth))[1]
+
+
 def test_findings_module_imports_nothing_heavy():
     code = "import sys, stages.report.findings; print({'torch', 'ray', 'polars', 'plotly'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
