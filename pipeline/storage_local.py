@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from pipeline.errors import UserError
 from pipeline.storage import Stat
 
 
@@ -31,8 +32,20 @@ class LocalBackend:
         """See `Backend.list`; hidden files (parts of unfinished puts among them) are left out."""
         found: list[Stat] = []
         for folder, _, names in os.walk(uri):
-            found += [self.stat(os.path.join(folder, name)) for name in names if not name.startswith(".")]
+            found += [self._listed(os.path.join(folder, name)) for name in names if not name.startswith(".")]
         return sorted(found)
+
+    def _listed(self, uri: str) -> Stat:
+        try:
+            return self.stat(uri)
+        except FileNotFoundError:
+            raise UserError(
+                "a listed file cannot be read",
+                where=uri,
+                expected="a file",
+                found="a link to nothing" if os.path.islink(uri) else "no regular file, or gone meanwhile",
+                next_step="remove it, or make it whole",
+            ) from None
 
     def put(self, uri: str, data: bytes, *, overwrite: bool) -> None:
         """See `Backend.put`."""

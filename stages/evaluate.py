@@ -12,7 +12,7 @@ from pipeline.schema import DOCUMENTS, MODEL, Schema
 from pipeline.stage import External, ExternalFiles, Size, Stage, StageContext, StagePlan, StageResult
 from pipeline.storage import Storage
 from stages.evaluate_config import EvaluateConfig
-from stages.evaluate_data import DataSet, find_data_sets
+from stages.evaluate_data import DataSet, find_data_sets, read_examples
 
 __all__ = ["EvaluateConfig", "EvaluateStage"]
 
@@ -26,6 +26,8 @@ _MEAN_PER_CLASS = {"fgvc_aircraft", "vtab-caltech101", "vtab-flowers", "vtab-pet
 _GROUPS = ("fairness", "misc", "retrieval", "vtab", "wilds")
 """First parts of DataComp's task keys, which folders write with a dash instead of a slash."""
 _RESULT_BYTES = 200
+_READ_EARLY = 256 << 20
+"""Bytes of evaluation sets that are read whole before anything starts."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +54,11 @@ class EvaluateStage(Stage[EvaluateConfig]):
 
     def preflight(self, external: Mapping[str, ExternalFiles], storage: Storage) -> None:
         """Refuse evaluation sets that are not complete, and a device that is not there."""
-        find_data_sets(external["data"], storage)
+        data_sets = find_data_sets(external["data"], storage)
+        if sum(file.bytes for file in external["data"].files) <= _READ_EARLY:
+            for data_set in data_sets:
+                for _ in read_examples(data_set, storage):
+                    pass  # a broken shard is told now, not after hours of training
         if self.config.device == "cuda":
             import torch  # paid for only where a device must be looked for
 

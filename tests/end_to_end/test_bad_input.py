@@ -1,6 +1,7 @@
 """What a user can get wrong: one clear message, exit code 2, before any work, nothing left behind."""
 
 import io
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -200,3 +201,22 @@ def test_demo_configuration_is_readable() -> None:
     from pipeline.yaml_config import read_config_text
 
     assert len(read_config_text("demo.yaml", Storage()).splitlines()) < 60
+
+
+def test_broken_evaluation_shard_is_refused_before_training(
+    workplace: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    shutil.copytree(workplace / "pool/eval", tmp_path / "eval")
+    (tmp_path / "eval/wds_digits_test/test/0.tar").write_bytes(b"junk" * 500)
+    message = _refused(capsys, f"evaluate.data={tmp_path}/eval")
+    assert "wds_digits_test/test/0.tar" in message
+
+
+def test_link_to_nothing_in_the_pool_is_named(
+    workplace: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    shutil.copytree(workplace / "pool/shards", tmp_path / "shards")
+    (tmp_path / "shards/zz.tar").symlink_to(tmp_path / "nowhere")
+    message = _refused(capsys, f"pool.path={tmp_path}/shards")
+    assert "zz.tar" in message
+    assert "link to nothing" in message
