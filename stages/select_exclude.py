@@ -1,5 +1,6 @@
 """Uids that must never be kept, from the files that people have them in."""
 
+import re
 from collections.abc import Sequence
 
 import numpy as np
@@ -11,6 +12,11 @@ from stages.formats.uid_set import UidSet, read_uid_set
 from stages.kernels.uid import parse_hex
 
 _NEXT = "give .npy in DataComp's format, Parquet with `uid` or `uid_hi, uid_lo`, or text with a uid a line"
+_DIGITS = "1 to 32 hexadecimal digits"
+_HALVES = ("uid_hi", "uid_lo")
+_TEXT_TYPES = (pa.string(), pa.large_string(), pa.string_view())
+_UID = re.compile(r"[0-9a-fA-F]{1,32}")
+_SHOWN = 40
 
 
 def read_excluded(storage: Storage, uris: Sequence[str]) -> UidSet:
@@ -29,26 +35,62 @@ def _read(storage: Storage, uri: str) -> UidSet:
     if uri.endswith(".npy"):
         return read_uid_set(storage, [uri])
     if uri.endswith(".parquet"):
-        return _from_table(storage.read_table(uri), uri)
+        return _from_table(_read_table(storage, uri), uri)
     if uri.endswith(".txt"):
-        lines = [line.strip() for line in storage.read_bytes(uri).decode("ascii", "replace").splitlines()]
-        return _from_hex(pa.array([line for line in lines if line], pa.string()), uri)
-    raise UserError("cannot read uids from a file of this kind", where=uri, next_step=_NEXT)
+        return _from_text(storage.read_bytes(uri), uri)
+    name = uri.rpartition("/")[2]
+    raise _refused("cannot read uids from a file of this kind", uri, ".npy, .parquet or .txt", name)
+
+
+def _read_table(storage: Storage, uri: str) -> pa.Table:
+    try:
+        return storage.read_table(uri)
+    except (pa.ArrowException, OSError) as error:
+        if isinstance(error, FileNotFoundError):
+            raise
+        raise _refused("a list of uids cannot be read", uri, "a whole Parquet file", str(error).strip()) from error
 
 
 def _from_table(table: pa.Table, uri: str) -> UidSet:
+    """Other types than the wanted ones are refused: a number's digits are another sample's uid."""
     names = table.column_names
-    if {"uid_hi", "uid_lo"} <= set(names):
-        hi, lo = (table[name].to_numpy().astype(np.uint64) for name in ("uid_hi", "uid_lo"))
+    wanted = _HALVES if set(_HALVES) <= set(names) else ("uid",)
+    if any(names.count(name) != 1 for name in wanted):
+        raise _refused("no uids in this table", uri, "uid, or uid_hi and uid_lo, once", ", ".join(names) or "no column")
+    if wanted == _HALVES:
+        hi, lo = (_half(table[name], f"{uri}, column {name}") for name in _HALVES)
         return UidSet.of(hi, lo)
-    if "uid" in names:
-        return _from_hex(table["uid"], uri)
-    raise UserError("no uids in this table", where=uri, expected="uid, or uid_hi and uid_lo", found=names)
-
-
-def _from_hex(column: pa.Array | pa.ChunkedArray, uri: str) -> UidSet:
+    kind = table.schema.field("uid").type
+    if (kind.value_type if pa.types.is_dictionary(kind) else kind) not in _TEXT_TYPES:
+        raise _refused("uids that are not text", f"{uri}, column uid", f"{_DIGITS} as string", kind)
     try:
-        parsed = parse_hex(column)
+        parsed = parse_hex(table["uid"].cast(pa.string()))
     except ValueError as error:
-        raise UserError("not a list of uids", where=uri, found=error, next_step=_NEXT) from error
+        raise _refused("not a list of uids", f"{uri}, column uid", _DIGITS, error) from error
     return UidSet.of(parsed.hi, parsed.lo)
+
+
+def _half(column: pa.ChunkedArray, where: str) -> np.ndarray[tuple[int, ...], np.dtype[np.uint64]]:
+    if column.type != pa.uint64():
+        raise _refused("halves of uids of another type", where, "uint64", column.type)
+    if column.null_count:
+        row = int(np.argmax(column.is_null().to_numpy()))
+        raise _refused("a half of a uid is missing", f"{where}, row {row}", "uint64", "null")
+    halves: np.ndarray[tuple[int, ...], np.dtype[np.uint64]] = column.to_numpy()
+    return halves
+
+
+def _from_text(data: bytes, uri: str) -> UidSet:
+    lines = [line.strip() for line in data.removeprefix(b"\xef\xbb\xbf").decode("ascii", "replace").split("\n")]
+    uids = [line for line in lines if line]
+    try:
+        parsed = parse_hex(uids)
+    except ValueError as error:
+        number = next(number for number, line in enumerate(lines, 1) if line and not _UID.fullmatch(line))
+        found = repr(lines[number - 1][:_SHOWN])
+        raise _refused("not a list of uids", f"{uri}, line {number}", _DIGITS, found) from error
+    return UidSet.of(parsed.hi, parsed.lo)
+
+
+def _refused(what: str, where: str, expected: str, found: object) -> UserError:
+    return UserError(what, where=where, expected=expected, found=found, next_step=_NEXT)
