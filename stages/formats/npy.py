@@ -16,7 +16,11 @@ from stages.kernels.uid import UID_DTYPE, is_sorted, to_records
 
 _MAGIC = b"\x93NUMPY"
 _HEADER_BYTES = 4096
-_OTHER_FORMATS = {b"PK\x03\x04": "an .npz or zip archive", b"PAR1": "a Parquet file", b"\x80\x04": "a pickle"}
+_OTHER_FORMATS = {
+    b"PK\x03\x04": "an .npz or zip archive",
+    b"PAR1": "a Parquet file",
+    **{bytes([0x80, protocol]): "a pickle" for protocol in range(2, 6)},
+}
 
 Halves = NDArray[np.uint64]
 
@@ -73,6 +77,12 @@ class SubsetFile:
             last = records[-1:]
             yield np.ascontiguousarray(records["f0"]), np.ascontiguousarray(records["f1"])
 
+    def records(self) -> NDArray[np.void]:
+        """All uids as `u8,u8`, [n], in whatever order they stand in the file."""
+        length = self.num_records * UID_DTYPE.itemsize
+        data = self.storage.read_range(self.uri, self.offset, length) if length else b""
+        return np.frombuffer(data, UID_DTYPE)
+
     def read(self) -> tuple[Halves, Halves]:
         """All uids, [n] and [n].
 
@@ -116,9 +126,11 @@ def _npy_header(uri: str, head: bytes) -> tuple[int, int]:
         read = npy_format.read_array_header_1_0 if version == (1, 0) else npy_format.read_array_header_2_0
         shape, _, dtype = read(stream)
     except (ValueError, TypeError, EOFError, SyntaxError, struct.error, tokenize.TokenError) as error:
-        raise _refused(uri, "a .npy header", str(error)) from error
+        raise _refused(uri, "a .npy header", str(error).split(": <")[0]) from error  # without an address
     if dtype != UID_DTYPE or len(shape) != 1:
         raise _refused(uri, f"one dimension of {UID_DTYPE.descr}", f"shape {shape} of {dtype}")
+    if shape[0] < 0:
+        raise _refused(uri, "a number of records", f"shape {shape}")
     return int(shape[0]), stream.tell()
 
 
@@ -130,6 +142,9 @@ def _raw_records(uri: str, head: bytes, size: int) -> int:
         raise _refused(uri, "a .npy file or headerless records", "an empty file")
     if size % UID_DTYPE.itemsize:
         raise _refused(uri, f"headerless records of {UID_DTYPE.itemsize} bytes", f"{size} bytes")
+    records = np.frombuffer(head[: len(head) // UID_DTYPE.itemsize * UID_DTYPE.itemsize], UID_DTYPE)
+    if not is_sorted(records["f0"], records["f1"]):  # nothing else tells records from any other bytes
+        raise _refused(uri, "a .npy file, or headerless records in ascending order", f"bytes that begin {head[:16]!r}")
     return size // UID_DTYPE.itemsize
 
 
