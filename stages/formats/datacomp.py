@@ -16,6 +16,7 @@ from stages.formats.tar import Member, Sample
 from stages.kernels.uid import parse_hex
 
 _UID = re.compile(r"[0-9a-fA-F]{1,32}")
+_FETCH_AGAIN = "download or write this file again, or move it elsewhere"
 _TEXT_TYPES = (pa.string(), pa.large_string(), pa.string_view())
 
 
@@ -123,7 +124,11 @@ def check_metadata_schema(schema: pa.Schema, where: str) -> None:
     kind = schema.field("uid").type
     if (kind.value_type if pa.types.is_dictionary(kind) else kind) not in _TEXT_TYPES:
         raise UserError(
-            "metadata whose `uid` is not text", where=where, expected="32 hexadecimal digits as string", found=kind
+            "metadata whose `uid` is not text",
+            where=f"{where}, column uid",
+            expected="32 hexadecimal digits as string",
+            found=kind,
+            next_step="write the column as hexadecimal text; a number read as digits would be another sample's uid",
         )
     refuse_repeated_names(schema.names, where)
 
@@ -157,7 +162,9 @@ def read_metadata_schema(storage: Storage, uri: str) -> pa.Schema:
     except (pa.ArrowInvalid, OSError) as error:
         if isinstance(error, FileNotFoundError):
             raise
-        raise UserError("not a Parquet file", where=uri, expected="metadata as Parquet", found=error) from error
+        raise UserError(
+            "not a Parquet file", where=uri, expected="metadata as Parquet", found=error, next_step=_FETCH_AGAIN
+        ) from error
 
 
 def read_metadata(storage: Storage, uri: str) -> Metadata:
@@ -170,12 +177,22 @@ def read_metadata(storage: Storage, uri: str) -> Metadata:
     try:
         table = storage.read_table(uri)
     except (pa.ArrowInvalid, OSError) as error:
-        raise UserError("a metadata file cannot be read", where=uri, expected="Parquet", found=error) from error
+        raise UserError(
+            "a metadata file cannot be read",
+            where=uri,
+            expected="whole pages of Parquet",
+            found=str(error).strip(),
+            next_step=_FETCH_AGAIN,
+        ) from error
     try:
         parsed = parse_hex(table["uid"].cast(pa.string()))
     except ValueError as error:
         raise UserError(
-            "metadata with a bad uid", where=uri, expected="1 to 32 hexadecimal digits in each row", found=error
+            "metadata with a bad uid",
+            where=f"{uri}, column uid",
+            expected="1 to 32 hexadecimal digits in each row",
+            found=error,
+            next_step="correct these rows, or leave them out",
         ) from error
     halves = {"uid_hi": pa.array(parsed.hi, UID["uid_hi"]), "uid_lo": pa.array(parsed.lo, UID["uid_lo"])}
     rest = {name: table[name] for name in table.column_names if name not in ("uid", *halves)}

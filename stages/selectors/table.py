@@ -76,7 +76,13 @@ class TableSelector(Selector[TableConfig]):
         uris = [file.uri for file in context.external["table"].files]
         work = pieces_of(context.storage, uris)
         if not work:
-            raise UserError("the table has no rows", where=context.external["table"].uri, expected="a row a sample")
+            raise UserError(
+                "the table has no rows",
+                where=context.external["table"].uri,
+                expected="a row a sample",
+                found=f"{len(uris)} file(s) without any",
+                next_step=f"check selectors.{self.name}.path",
+            )
         split = partial(split_piece, storage=context.storage, columns=self._columns(), writer=context.output, bits=bits)
         parts = context.engine.map(split, work, name=f"{self.name}: read", unit="rows", weigh=_piece_rows)
         merge = partial(merge_rows, pool=pool, writer=context.output, uris=tuple(uris))

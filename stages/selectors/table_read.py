@@ -26,6 +26,7 @@ from stages.kernels.uid import parse_hex, positions
 from stages.selectors.base import NO_STEP, SINGLE_VISIT, TABLE
 from stages.selectors.metadata_columns import is_number, is_text
 
+_WRITE_AGAIN = "write or download this file again"
 _TRACED = pa.schema([*TABLE, ("file", pa.uint32()), ("row", pa.uint64())])
 """Scores that remember where they come from, so that a repetition can be shown."""
 
@@ -89,7 +90,16 @@ def check_header(storage: Storage, uri: str, columns: Columns) -> None:
             found=f"columns {', '.join(schema.names)}",
             next_step=next_step,
         )
-    kinds = {name: schema.field(name).type for name in schema.names}
+    repeated = [name for name in (*columns.uid, columns.score) if schema.names.count(name) > 1]
+    if repeated:
+        raise UserError(
+            "a score table has two columns of one name",
+            where=uri,
+            expected=f"column(s) {', '.join(repeated)} once",
+            found=f"columns {', '.join(schema.names)}",
+            next_step="rename one of them, or leave it out",
+        )
+    kinds = {name: schema.field(name).type for name in (*columns.uid, columns.score)}
     wanted = {columns.score: (is_number, "a number")}
     if len(columns.uid) == 1:
         wanted[columns.uid[0]] = (is_text, "hexadecimal text")
@@ -162,7 +172,17 @@ def _read(
 ) -> tuple[NDArray[np.uint64], NDArray[np.uint64], NDArray[np.float32]]:
     """Checked uid halves and scores of a row group."""
     with storage.open(piece.uri) as source:
-        table = _open(source, piece.uri).read_row_group(piece.group, columns=[*columns.uid, columns.score])
+        file = _open(source, piece.uri)
+        try:
+            table = file.read_row_group(piece.group, columns=[*columns.uid, columns.score])
+        except (pa.ArrowException, OSError) as error:
+            raise UserError(
+                "a score table cannot be read",
+                where=f"{piece.uri}, row group {piece.group}, from row {piece.first}",
+                expected="whole pages of Parquet",
+                found=str(error).strip(),
+                next_step=_WRITE_AGAIN,
+            ) from error
     for name in (*columns.uid, columns.score):
         if table[name].null_count:
             row = int(np.argmax(table[name].is_null().to_numpy()))
@@ -202,5 +222,7 @@ def _bad_value(piece: Piece, row: int, column: str, expected: str, found: object
 def _open(source: object, uri: str) -> pq.ParquetFile:
     try:
         return pq.ParquetFile(source)
-    except pa.ArrowInvalid as error:
-        raise UserError("not a Parquet file", where=uri, expected="a Parquet table", found=error) from error
+    except (pa.ArrowException, OSError) as error:
+        raise UserError(
+            "not a Parquet file", where=uri, expected="a Parquet table", found=error, next_step=_WRITE_AGAIN
+        ) from error

@@ -60,7 +60,13 @@ class TrainStage(Stage[TrainConfig]):
         """See `Stage`: parameters that can be mimicked, and a subset file in the right format."""
         for stat in external["samples"].files if "samples" in external else ():
             if SubsetFile.open(storage, stat.uri).num_records == 0:
-                raise UserError("there is no sample to train on", where=stat.uri, expected="uids", found="none")
+                raise UserError(
+                    "there is no sample to train on",
+                    where=stat.uri,
+                    expected="uids of samples",
+                    found="a file of 0 uids",
+                    next_step="list the trusted samples in `reference.trusted`",
+                )
         if self.config.method != "uniform" or self.config.mimic != MimicConfig():
             check_mimicked(self.config)
 
