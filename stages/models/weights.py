@@ -61,9 +61,21 @@ def load_state(data: bytes, where: str = "weights") -> dict[str, Tensor]:
         ) from error
     if isinstance(loaded, dict) and "state_dict" in loaded:
         loaded = loaded["state_dict"]
-    if not isinstance(loaded, dict) or not loaded or not all(isinstance(value, Tensor) for value in loaded.values()):
-        raise UserError("weights hold no state dict", where=where, expected="names to tensors", found=type(loaded))
+    if not _is_state(loaded):
+        raise UserError(
+            "weights hold no state dict",
+            where=where,
+            expected="names to tensors",
+            found="no tensors" if loaded == {} else type(loaded).__name__,
+            next_step="save `model.state_dict()`, best as .safetensors",
+        )
     return {name.removeprefix("module."): tensor for name, tensor in loaded.items()}
+
+
+def _is_state(loaded: object) -> bool:
+    if not isinstance(loaded, dict) or not loaded:
+        return False
+    return all(isinstance(name, str) and isinstance(value, Tensor) for name, value in loaded.items())
 
 
 def load_model(artifact: Artifact, prefix: str = "model/") -> tuple[open_clip.CLIP, ModelConfig]:
@@ -104,6 +116,23 @@ def check_shapes(state: Mapping[str, Tensor], model: nn.Module, *, where: str = 
         found="; ".join(f"{name} {_shape(found.get(name))}" for name in wrong[:_SHOWN]) + more,
         next_step="use weights of the architecture that `model` describes, or change `model`",
     )
+
+
+def check_finite(state: Mapping[str, Tensor], *, where: str = "weights") -> None:
+    """Refuse weights of a training that diverged: every score by them would be NaN.
+
+    Raises:
+        UserError: naming the first parameters that hold NaN or infinity.
+    """
+    wrong = sorted(name for name, tensor in state.items() if not bool(torch.isfinite(tensor).all()))
+    if wrong:
+        raise UserError(
+            "weights that are no numbers",
+            where=where,
+            expected="finite values in every parameter",
+            found=f"NaN or infinity in {len(wrong)} parameter(s): {', '.join(wrong[:_SHOWN])}",
+            next_step="use a checkpoint from before the training diverged",
+        )
 
 
 def _shape(shape: tuple[int, ...] | None) -> str:
@@ -209,5 +238,6 @@ def _as_of_today(state: dict[str, Tensor], config: ModelConfig) -> dict[str, Ten
         state = convert_to_custom_text_state_dict(state)
     if "logit_scale" in state:
         shape = (1,) if architecture.get("nonscalar_logit_scale") else ()
-        state["logit_scale"] = state["logit_scale"].reshape(shape)
+        if state["logit_scale"].numel() == 1:  # else it is for `check_shapes` to tell
+            state["logit_scale"] = state["logit_scale"].reshape(shape)
     return state

@@ -105,16 +105,18 @@ def check_source(source: str, model: ModelConfig, storage: Storage) -> None:
     """Refuse weights from outside that do not fit the model.
 
     Raises:
-        UserError: nothing is there, it cannot be read, or parameters differ; names them with both shapes.
+        UserError: nothing is there, it cannot be read, parameters differ (names them with both shapes) or are NaN.
     """
     import torch
 
     from stages.models.build import build_model
-    from stages.models.weights import check_shapes, read_pretrained
+    from stages.models.weights import check_finite, check_shapes, read_pretrained
 
     with torch.device("meta"):
         empty = build_model(model, seed=0)
-    check_shapes(read_pretrained(source, model, storage), empty, where=source)
+    state = read_pretrained(source, model, storage)
+    check_shapes(state, empty, where=source)
+    check_finite(state, where=source)
 
 
 def _reference_model(check: ReferenceCheck) -> Any:
