@@ -39,8 +39,11 @@ _QUARANTINED: list[tuple[str, bytes, str]] = [
     ("text instead of object", b'"' + _UID.encode() + b'"', "bad_json"),
     ("null", b"null", "bad_json"),
     ("depth bomb: 200,000 arrays", b"[" * 200_000, "bad_json"),
-    ("depth bomb: 100,000 closed arrays in a field", body()[:-1] + b', "x": ' + b"[" * 100_000 + b"]" * 100_000 + b"}",
-     "bad_json"),
+    (
+        "depth bomb: 100,000 closed arrays in a field",
+        body()[:-1] + b', "x": ' + b"[" * 100_000 + b"]" * 100_000 + b"}",
+        "bad_json",
+    ),
     ("a number of 100,000 digits", body()[:-1] + b', "n": ' + b"9" * 100_000 + b"}", "bad_json"),
     ("no uid", body(uid=None), "no_uid"),
     ("uid is null", body(uid=None)[:-1] + b', "uid": null}', "no_uid"),
@@ -52,11 +55,11 @@ _QUARANTINED: list[tuple[str, bytes, str]] = [
     ("uid not hexadecimal", body(uid="g" * 32), "bad_uid"),
     ("uid with a line end", body(uid=_UID + "\n"), "bad_uid"),
     ("uid with a space", body(uid=" " + _UID), "bad_uid"),
-    ("uid in full-width digits", body(uid="１" * 32), "bad_uid"),
+    ("uid in full-width digits", body(uid="\uff11" * 32), "bad_uid"),
     ("uid with half a surrogate pair", body(uid="\ud800"), "bad_uid"),
     ("uid that an earlier sample has", body(uid=uid_of(1)), "duplicate_uid"),
     ("uid that differs from an earlier one in case alone", body(uid=uid_of(1).upper()), "duplicate_uid"),
-]  # fmt: skip
+]
 
 _NO_TXT: list[tuple[str, bytes, str]] = [
     ("none at all", body(caption=None), "no_caption"),
@@ -90,7 +93,12 @@ CASES: list[Case] = [
     ),
     *(case(name, "caption", "accepted", build=lambda d=data: between(sample(txt=d))) for name, data in _TXT),
     case("in .json alone", "caption", "accepted", build=lambda: between(sample(without="txt"))),
-    case("not UTF-8", "caption", "quarantined", "bad_caption",
-         build=lambda: between(sample(txt="caf\xe9".encode("latin-1")))),
+    case(
+        "not UTF-8",
+        "caption",
+        "quarantined",
+        "bad_caption",
+        build=lambda: between(sample(txt="caf\xe9".encode("latin-1"))),
+    ),
     case("UTF-16", "caption", "quarantined", "bad_caption", build=lambda: between(sample(txt="café".encode("utf-16")))),
-]  # fmt: skip
+]

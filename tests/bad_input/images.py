@@ -8,6 +8,7 @@ from PIL import Image
 
 from tests.bad_input.case import Case
 from tests.bad_input.pools import between, case, sample
+from tests.bad_input.through import Pool
 from tests.stages.pool.pools import jpeg
 
 _FAMILY = "image"
@@ -68,7 +69,7 @@ _ACCEPTED: list[tuple[str, bytes, str, tuple[str, ...]]] = [
     ("16-bit PNG", encoded("I;16", "PNG"), "png", ("deep",)),
     ("bilevel PNG", encoded("1", "PNG"), "png", ("greyscale",)),
     ("animated WebP, first frame", animation("WEBP"), "webp", ("animated",)),
-    ("animated GIF named .jpg, first frame", animation("GIF"), "jpg", ("animated",)),
+    ("animated GIF named .jpg, first frame", animation("GIF"), "jpg", ("animated", "palette")),
     ("1 x 1 pixel", encoded("RGB", "JPEG", (1, 1)), "jpg", ()),
     ("30,000 pixels wide", encoded("RGB", "JPEG", (30_000, 3)), "jpg", ()),
     ("30,000 pixels high and 1 wide", encoded("RGB", "PNG", (1, 30_000)), "png", ()),
@@ -112,5 +113,5 @@ CASES: list[Case] = [
 ]
 
 
-def _with(data: bytes, ending: str):  # noqa: ANN202
+def _with(data: bytes, ending: str) -> Pool:
     return between([(name, data if name.endswith(f".{ending}") else body) for name, body in sample(ending=ending)])

@@ -27,14 +27,23 @@ def between(members: Members) -> Pool:
     return Pool(archive([*pair(1).members(), *members, *pair(2).members()]), good=(1, 2))
 
 
-def sample(*, image: bytes | None = None, ending: str = "jpg", json: bytes | None = None, txt: bytes | None = None,
-           without: str = "") -> Members:  # fmt: skip
+def sample(
+    *,
+    image: bytes | None = None,
+    ending: str = "jpg",
+    json: bytes | None = None,
+    txt: bytes | None = None,
+    without: str = "",
+) -> Members:
     """A sample as img2dataset names it, with other bytes in one of its members, or without one."""
     whole = pair(BAD)
     key = whole.key
     found: dict[str, bytes] = {name.rpartition(".")[2]: data for name, data in whole.members()}
-    parts = {ending: image or jpeg(), "json": json if json is not None else found["json"],
-             "txt": txt if txt is not None else found["txt"]}  # fmt: skip
+    parts = {
+        ending: image or jpeg(),
+        "json": json if json is not None else found["json"],
+        "txt": txt if txt is not None else found["txt"],
+    }
     if image is not None:
         parts[ending] = image
     return [(f"{key}.{name}", data) for name, data in parts.items() if name != without]

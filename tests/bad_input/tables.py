@@ -3,7 +3,6 @@
 import io
 from collections.abc import Mapping
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -17,7 +16,7 @@ from tests.stages.train.tiny_pool import uid_of as halves_of
 
 _POOL = (1, 2, 3)
 _MINE = [uid_of(n) for n in _POOL]
-_THEIRS = ["%016x%016x" % halves_of(n) for n in range(NUM_SAMPLES)]
+_THEIRS = ["{:016x}{:016x}".format(*halves_of(n)) for n in range(NUM_SAMPLES)]
 _RISING = [n / 8 for n in range(NUM_SAMPLES)]
 
 
@@ -60,8 +59,9 @@ def metadata(name: str, outcome: Outcome, *wanted: str, data: Any, second: bytes
     """A pool with this metadata; `data` are columns, or bytes."""
     first = data if isinstance(data, bytes) else parquet(data)
     files = {"0.parquet": first} | ({} if second is None else {"1.parquet": second})
-    return case(name, "metadata", outcome, *wanted,
-                build=lambda: Pool(shard_bytes([pair(n) for n in _POOL]), _POOL, files))  # fmt: skip
+    return case(
+        name, "metadata", outcome, *wanted, build=lambda: Pool(shard_bytes([pair(n) for n in _POOL]), _POOL, files)
+    )
 
 
 def table(name: str, outcome: Outcome, *wanted: str, data: Any, scores: int = NUM_SAMPLES) -> Case:
@@ -89,14 +89,36 @@ CASES: list[Case] = [
     metadata("uid is no hexadecimal number", _R, _FILE, "row 2", "xyz", data={"uid": [*_MINE[:2], "xyz"]}),
     metadata("uid of 33 digits", _R, _FILE, "row 0", data={"uid": ["0" * 33, *_MINE[1:]]}),
     metadata("uid twice in a file", _R, _FILE, _MINE[0], data={"uid": [*_MINE, _MINE[0]]}),
-    metadata("uid in two files", _R, _FILE, "1.parquet", _MINE[2], data=_WHOLE,
-             second=parquet({"uid": [_MINE[2]], "clip": [0.5]})),
-    metadata("columns of one name", _R, _FILE, "clip",
-             data=pa.Table.from_arrays([_UIDS, _UIDS, _UIDS], names=["uid", "clip", "clip"])),
-    metadata("types that differ from file to file", _R, "1.parquet", "clip", data=_WHOLE,
-             second=parquet({"uid": ["9"], "clip": ["high"]})),
-    metadata("short and upper-case uids", _A, "metadata_uid",
-             data={"uid": [_MINE[0].upper(), _MINE[1], "7"], "clip": [1.0, 2.0, 3.0]}),
+    metadata(
+        "uid in two files",
+        _R,
+        _FILE,
+        "1.parquet",
+        _MINE[2],
+        data=_WHOLE,
+        second=parquet({"uid": [_MINE[2]], "clip": [0.5]}),
+    ),
+    metadata(
+        "columns of one name",
+        _R,
+        _FILE,
+        "clip",
+        data=pa.Table.from_arrays([_UIDS, _UIDS, _UIDS], names=["uid", "clip", "clip"]),
+    ),
+    metadata(
+        "types that differ from file to file",
+        _R,
+        "1.parquet",
+        "clip",
+        data=_WHOLE,
+        second=parquet({"uid": ["9"], "clip": ["high"]}),
+    ),
+    metadata(
+        "short and upper-case uids",
+        _A,
+        "metadata_uid",
+        data={"uid": [_MINE[0].upper(), _MINE[1], "7"], "clip": [1.0, 2.0, 3.0]},
+    ),
     metadata("uid as dictionary", _A, data={"uid": _UIDS.dictionary_encode()}),
     metadata("uid as large text", _A, data={"uid": _UIDS.cast(pa.large_string())}),
     metadata("NaN, infinite and null scores", _A, data={"uid": _MINE, "clip": [float("nan"), float("inf"), None]}),
@@ -104,35 +126,79 @@ CASES: list[Case] = [
     metadata("a column that is null throughout", _A, data={"uid": _MINE, "empty": pa.nulls(3)}),
     metadata("columns named as the index's own", _A, data={"uid": _MINE, "shard": [1, 2, 3], "uid_hi": [1, 2, 3]}),
     metadata("nested columns", _A, data={"uid": _MINE, "face_bboxes": [[[0.0, 0.1]], [], None]}),
-
     *(table(name, _R, _FILE, data=damage(_SCORES)) for name, damage in _FILES),
     table("no uid", _R, _FILE, "uid", "key, score", data={"key": _THEIRS, "score": _RISING}),
     table("no score", _R, _FILE, "score", "uid, clip", data={"uid": _THEIRS, "clip": _RISING}),
     table("score as text", _R, _FILE, "score", "string", data={"uid": _THEIRS, "score": [str(v) for v in _RISING]}),
     table("score as truth value", _R, _FILE, "bool", data={"uid": _THEIRS, "score": [True] * NUM_SAMPLES}),
     table("score as list", _R, _FILE, "list", data={"uid": _THEIRS, "score": [[v] for v in _RISING]}),
-    table("score as date", _R, _FILE, "score",
-          data={"uid": _THEIRS, "score": pa.array(range(NUM_SAMPLES), pa.timestamp("s"))}),
-    table("columns of one name", _R, _FILE, "score",
-          data=pa.Table.from_arrays([pa.array(_THEIRS), pa.array(_RISING), pa.array(_RISING)], ["uid", "score", "score"])),
+    table(
+        "score as date",
+        _R,
+        _FILE,
+        "score",
+        data={"uid": _THEIRS, "score": pa.array(range(NUM_SAMPLES), pa.timestamp("s"))},
+    ),
+    table(
+        "columns of one name",
+        _R,
+        _FILE,
+        "score",
+        data=pa.Table.from_arrays([pa.array(_THEIRS), pa.array(_RISING), pa.array(_RISING)], ["uid", "score", "score"]),
+    ),
     table("uid as integer", _R, _FILE, "int64", data={"uid": list(range(NUM_SAMPLES)), "score": _RISING}),
     table("uid as binary", _R, _FILE, "binary", data={"uid": [u.encode() for u in _THEIRS], "score": _RISING}),
-    table("uid is null in a row", _R, "0.parquet, row 3", data={"uid": [*_THEIRS[:3], None, *_THEIRS[4:]], "score": _RISING}),
-    table("uid is no hexadecimal number", _R, "0.parquet, row 0", "'a-b'",
-          data={"uid": ["a-b", *_THEIRS[1:]], "score": _RISING}),
-    table("uid with a line end", _R, "0.parquet, row 0", data={"uid": [_THEIRS[0] + "\n", *_THEIRS[1:]], "score": _RISING}),
-    table("uid twice", _R, "0.parquet, row 8", _THEIRS[1], data={"uid": [*_THEIRS, _THEIRS[1]], "score": [*_RISING, 1.0]}),
-    table("score is null in a row", _R, "0.parquet, row 7", "null", data={"uid": _THEIRS, "score": [*_RISING[:7], None]}),
+    table(
+        "uid is null in a row",
+        _R,
+        "0.parquet, row 3",
+        data={"uid": [*_THEIRS[:3], None, *_THEIRS[4:]], "score": _RISING},
+    ),
+    table(
+        "uid is no hexadecimal number",
+        _R,
+        "0.parquet, row 0",
+        "'a-b'",
+        data={"uid": ["a-b", *_THEIRS[1:]], "score": _RISING},
+    ),
+    table(
+        "uid with a line end", _R, "0.parquet, row 0", data={"uid": [_THEIRS[0] + "\n", *_THEIRS[1:]], "score": _RISING}
+    ),
+    table(
+        "uid twice", _R, "0.parquet, row 8", _THEIRS[1], data={"uid": [*_THEIRS, _THEIRS[1]], "score": [*_RISING, 1.0]}
+    ),
+    table(
+        "score is null in a row", _R, "0.parquet, row 7", "null", data={"uid": _THEIRS, "score": [*_RISING[:7], None]}
+    ),
     table("score is NaN", _R, "0.parquet, row 7", "nan", data={"uid": _THEIRS, "score": [*_RISING[:7], float("nan")]}),
-    table("score is infinite", _R, "0.parquet, row 0", "inf",
-          data={"uid": _THEIRS, "score": [float("-inf"), *_RISING[1:]]}),
-    table("score too great for float32", _R, "0.parquet, row 0", "1e+39", data={"uid": _THEIRS, "score": [1e39, *_RISING[1:]]}),
+    table(
+        "score is infinite",
+        _R,
+        "0.parquet, row 0",
+        "inf",
+        data={"uid": _THEIRS, "score": [float("-inf"), *_RISING[1:]]},
+    ),
+    table(
+        "score too great for float32",
+        _R,
+        "0.parquet, row 0",
+        "1e+39",
+        data={"uid": _THEIRS, "score": [1e39, *_RISING[1:]]},
+    ),
     table("zero rows", _R, "tables", data={"uid": pa.array([], pa.string()), "score": pa.array([], pa.float32())}),
     table("uids of another pool", _R, "tables", data={"uid": _MINE, "score": _RISING[:3]}),
-    table("short and upper-case uids", _A, data={"uid": [u.upper().lstrip("0") or "0" for u in _THEIRS], "score": _RISING}),
+    table(
+        "short and upper-case uids", _A, data={"uid": [u.upper().lstrip("0") or "0" for u in _THEIRS], "score": _RISING}
+    ),
     table("rows of other samples", _A, data={"uid": [*_THEIRS[:2], *_MINE], "score": _RISING[:5]}, scores=2),
-    table("score as decimal", _A, data={"uid": _THEIRS, "score": pa.array(range(NUM_SAMPLES), pa.decimal128(9, 2))}),
+    table(
+        "score as decimal",
+        _R,
+        _FILE,
+        "decimal",
+        data={"uid": _THEIRS, "score": pa.array(range(NUM_SAMPLES), pa.decimal128(9, 2))},
+    ),
     table("score as half precision", _A, data={"uid": _THEIRS, "score": pa.array(_RISING, pa.float16())}),
-]  # fmt: skip
+]
 
-__all__ = ["CASES", "parquet", "Path"]
+__all__ = ["CASES", "Path", "parquet"]

@@ -67,6 +67,7 @@ def _refused(records: np.ndarray) -> list[tuple[str, _Build, tuple[str, ...]]]:
         ("empty file", lambda root: b"", ("empty",)),
         ("magic alone", lambda root: whole[:6], ()),
         ("cut in its header", lambda root: whole[:50], ()),
+        ("text whose length fits records", lambda root: b"fedcba9876543210\n" * 16, ()),
         ("cut in a record", lambda root: whole[:-5], ()),
         ("cut between records", lambda root: whole[:-16], ()),
         ("bytes behind the records", lambda root: whole + bytes(16), ()),
@@ -121,8 +122,12 @@ CASES: list[Case] = [
     _subset("headerless records", _A, build=lambda root: _RECORDS.tobytes()),
     _subset("unsorted", _A, build=lambda root: saved(_RECORDS[::-1].copy())),
     _subset("a uid twice", _A, build=lambda root: saved(np.repeat(_RECORDS, 2))),
-    _subset("some uids of another pool", _A, samples=4,
-            build=lambda root: saved(np.sort(np.concatenate([_RECORDS[:4], _EXCLUDED])))),
+    _subset(
+        "some uids of another pool",
+        _A,
+        samples=4,
+        build=lambda root: saved(np.sort(np.concatenate([_RECORDS[:4], _EXCLUDED]))),
+    ),
     *(_list(name, _R, "ids.npy", *wanted, build=build) for name, build, wanted in _refused(_EXCLUDED)),
     _list("unsorted", _A, build=lambda root: saved(_EXCLUDED[::-1].copy())),
     _list("zero records", _A, build=lambda root: saved(_EXCLUDED[:0]), excluded=0),
@@ -146,10 +151,28 @@ CASES: list[Case] = [
     _table("uid as integer", _R, "ids.parquet", "int64", data=parquet({"uid": [12, 34]})),
     _table("uid as binary", _R, "ids.parquet", "binary", data=parquet({"uid": [b"12", b"34"]})),
     _table("uid is null in a row", _R, "ids.parquet", "row 1", data=parquet({"uid": [_HEX[0], None]})),
-    _table("half is null in a row", _R, "ids.parquet", "uid_lo",
-           data=parquet({"uid_hi": _HI[:2], "uid_lo": pa.array([7, None], pa.uint64())})),
-    _table("halves as signed integers", _R, "ids.parquet", "int64", data=parquet({"uid_hi": [1, -2], "uid_lo": [1, 2]})),
-    _table("halves as floating point", _R, "ids.parquet", "double",
-           data=parquet({"uid_hi": [1.0, 2.5], "uid_lo": [1.0, 2.0]})),
-    _table("uid twice as a column", _R, "ids.parquet", "uid", data=parquet(pa.Table.from_arrays([pa.array(_HEX)] * 2, ["uid", "uid"]))),
-]  # fmt: skip
+    _table(
+        "half is null in a row",
+        _R,
+        "ids.parquet",
+        "uid_lo",
+        data=parquet({"uid_hi": _HI[:2], "uid_lo": pa.array([7, None], pa.uint64())}),
+    ),
+    _table(
+        "halves as signed integers", _R, "ids.parquet", "int64", data=parquet({"uid_hi": [1, -2], "uid_lo": [1, 2]})
+    ),
+    _table(
+        "halves as floating point",
+        _R,
+        "ids.parquet",
+        "double",
+        data=parquet({"uid_hi": [1.0, 2.5], "uid_lo": [1.0, 2.0]}),
+    ),
+    _table(
+        "uid twice as a column",
+        _R,
+        "ids.parquet",
+        "uid",
+        data=parquet(pa.Table.from_arrays([pa.array(_HEX)] * 2, ["uid", "uid"])),
+    ),
+]
