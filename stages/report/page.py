@@ -152,8 +152,8 @@ def _figure(value: float | None, digits: int = 3) -> str:
 
 
 def _seconds(value: float) -> str:
-    if value < 60:
+    if round(value, 1) < 60:
         return f"{value:.1f} s"
-    if value < 3600:
+    if round(value / 60, 1) < 60:
         return f"{value / 60:.1f} min"
     return f"{value / 3600:.1f} h"

@@ -183,9 +183,7 @@ def _translated(fit: Callable[[], Any], spec: TrainSpec) -> None:
         ours = next((cause for cause in causes if isinstance(cause, GradsieveError)), None)
         if ours is not None:
             raise ours from None
-        died = next(
-            (cause for cause in causes if isinstance(cause, RayError) or "Health" in type(cause).__name__), None
-        )
+        died = next((cause for cause in causes if isinstance(cause, RayError) or _is_loss(type(cause).__name__)), None)
         if died is not None:
             raise _RankLostError(str(died).splitlines()[0]) from failed
         raise RunError(
@@ -194,6 +192,11 @@ def _translated(fit: Callable[[], Any], spec: TrainSpec) -> None:
             found="; ".join(f"{type(cause).__name__}: {cause}" for cause in causes[:3]) or failed,
             next_step="this is a defect: please report it with the log",
         ) from failed
+
+
+def _is_loss(name: str) -> bool:
+    """Whether Ray Train calls a lost process or node by this name (its classes are not public)."""
+    return "Health" in name or "Preemption" in name
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:
