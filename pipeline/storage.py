@@ -10,19 +10,34 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import Annotated, NamedTuple, Protocol
+from urllib.parse import urlsplit
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from pydantic import AfterValidator
 
 from pipeline.config_base import Config, placement
+from pipeline.crash_points import reach
 from pipeline.errors import RunError
+
+
+def _without_credentials(url: str | None) -> str | None:
+    parts = urlsplit(url or "http://x")
+    if parts.scheme not in {"http", "https"} or not parts.hostname:
+        raise ValueError("an endpoint is a URL such as https://host or http://host:port")
+    if parts.username or parts.password or parts.query:
+        raise ValueError("credentials do not belong in an endpoint: give a profile, or use the usual chain")
+    return url
+
+
+Endpoint = Annotated[str | None, AfterValidator(_without_credentials)]
 
 
 class BucketConfig(Config):
     """How one bucket is reached, where it differs from the default."""
 
-    endpoint_url: str | None = placement(None)
+    endpoint_url: Endpoint = placement(None)
     """URL of the S3 service that holds the bucket."""
     profile: str | None = placement(None)
     """Name of a profile of the usual credentials file."""
@@ -31,7 +46,7 @@ class BucketConfig(Config):
 class StorageConfig(Config):
     """How object stores are reached; holds no secret."""
 
-    endpoint_url: str | None = placement(None)
+    endpoint_url: Endpoint = placement(None)
     """URL of the S3 service; without it, AWS_ENDPOINT_URL or Amazon's own."""
     buckets: dict[str, BucketConfig] = placement(default_factory=dict)
     """Exceptions by bucket name."""
@@ -39,6 +54,8 @@ class StorageConfig(Config):
     """Seconds to wait for a connection."""
     read_timeout: float = placement(60.0, gt=0)
     """Seconds to wait for the next bytes."""
+    call_timeout: float = placement(300.0, gt=0)
+    """Seconds that one attempt of a request may take, and a second more for each MiB; no attempt begins later."""
     max_attempts: int = placement(8, ge=1)
     """How often one request is tried in all."""
 
@@ -192,6 +209,7 @@ class Storage:
         """
         try:
             self._writable(uri).put(uri, data, overwrite=False)
+            reach("after", uri)
         except FileExistsError:
             if self.read_bytes(uri) != data:
                 raise AlreadyExistsError(
@@ -204,10 +222,12 @@ class Storage:
     def put(self, uri: str, data: bytes) -> None:
         """Put an object, whatever was there."""
         self._writable(uri).put(uri, data, overwrite=True)
+        reach("after", uri)
 
     def put_file(self, uri: str, local: Path, *, overwrite: bool = True) -> None:
         """Put a local file whole; without `overwrite`, FileExistsError if the name is taken."""
         self._writable(uri).put_file(uri, local, overwrite=overwrite)
+        reach("after", uri)
 
     def compare_and_swap(self, uri: str, old: bytes | None, new: bytes) -> None:
         """Replace `old` (None: absent) by `new`.
@@ -221,6 +241,7 @@ class Storage:
                 where=uri,
                 next_step="another run writes here; wait for it and run again",
             )
+        reach("after", uri)
 
     def delete(self, uri: str) -> None:
         """Remove one object; absent is fine."""
@@ -230,7 +251,9 @@ class Storage:
         return self._checked(uri, self.readable, "read")
 
     def _writable(self, uri: str) -> Backend:
-        return self._checked(uri, self.writable, "write")
+        backend = self._checked(uri, self.writable, "write")
+        reach("before", uri)
+        return backend
 
     def _checked(self, uri: str, scope: tuple[str, ...] | None, verb: str) -> Backend:
         if scope is not None and not any(uri == root or uri.startswith(root.rstrip("/") + "/") for root in scope):
