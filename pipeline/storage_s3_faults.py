@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 
 import aiohttp
 from botocore import exceptions as boto
+from botocore.parsers import ResponseParserError
 
 from pipeline.errors import GradsieveError, RunError, UserError
 
@@ -38,7 +39,14 @@ _NO_CREDENTIALS: Final = (
 )
 _NEVER_CONNECTED: Final = (boto.EndpointConnectionError, boto.ConnectTimeoutError)
 _CERTIFICATE: Final = (boto.SSLError, aiohttp.ClientConnectorCertificateError)
-STORE_ERRORS: Final = (boto.BotoCoreError, boto.ClientError, aiohttp.ClientError, OSError, ValueError)
+STORE_ERRORS: Final = (
+    boto.BotoCoreError,
+    ResponseParserError,
+    boto.ClientError,
+    aiohttp.ClientError,
+    OSError,
+    ValueError,
+)
 """All that a request can raise."""
 
 
@@ -76,7 +84,7 @@ def is_transient(error: BaseException) -> bool:
         return code_of(error) in _TRANSIENT_CODES or _status(error) in _TRANSIENT_STATUS
     if isinstance(error, _CERTIFICATE):
         return False
-    lost = (boto.HTTPClientError, boto.IncompleteReadError, boto.ResponseParserError, aiohttp.ClientError)
+    lost = (boto.HTTPClientError, boto.IncompleteReadError, ResponseParserError, aiohttp.ClientError)
     return isinstance(error, (*lost, ConnectionError, TimeoutError, ShortBodyError))
 
 
