@@ -1,24 +1,22 @@
 """One curation run from its configuration text to the lines that tell what came of it."""
 
-import fcntl
 import json
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from pathlib import Path
+from collections.abc import Sequence
 
 from rich.table import Table
 
 from pipeline.artifact import Artifact
 from pipeline.config import RunConfig
 from pipeline.engine import Engine
-from pipeline.errors import GradsieveError, LockedError
+from pipeline.errors import GradsieveError
 from pipeline.graph import Graph, Place, upto
+from pipeline.lease import held
 from pipeline.nodes import assemble, check_metadata, check_voters
 from pipeline.plan import check_limits, make_plan, plan_table, plan_totals
 from pipeline.progress import Reporter
 from pipeline.run_record import RunRecord
 from pipeline.runner import Runner, check_end_to_end
-from pipeline.storage import Storage, absolute, is_s3, join
+from pipeline.storage import Storage, absolute, join
 from pipeline.yaml_config import load_config
 
 
@@ -56,8 +54,12 @@ class Curation:
         lines = make_plan(graph, graph.done(tolerate_missing=True), rates)
         return plan_table(lines, rates), plan_totals(lines, rates)
 
-    def run(self, until: str | None = None) -> list[str]:
+    def run(self, until: str | None = None, *, wait: bool = False) -> list[str]:
         """Run what is undone; lines for people: where results are, and what was found.
+
+        Args:
+            until: stop after the stage of this label.
+            wait: wait for another run on the same output instead of being refused.
 
         Raises:
             GradsieveError: the run failed or was refused.
@@ -68,7 +70,7 @@ class Curation:
             self.reporter.say("everything is done already")
             return self._closing_lines(done)
         check_limits(make_plan(graph, done, self.config.plan.rates), self.config.limits, self.config.plan.rates)
-        with locked(self.place.output):
+        with held(self.place.output, self.place.storage, self.reporter, wait=wait):
             engine = Engine(self.config.cluster, self.reporter, train_cpus=self.config.train.num_workers)
             runner = Runner(graph, engine, self.reporter, self.config.limits)
             runner.preflight(done)
@@ -103,25 +105,3 @@ class Curation:
             summary = json.loads(finished["report"].read_bytes("summary.json"))
             lines += ["", *(f"- {finding}" for finding in findings(summary))]
         return lines
-
-
-@contextmanager
-def locked(output: str) -> Iterator[None]:
-    """Hold a local output folder for this process.
-
-    Raises:
-        LockedError: another run holds it.
-    """
-    if is_s3(output):
-        yield  # an immutable store and compare-and-swap manifests keep two runs from harming each other
-        return
-    folder = Path(output)
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".run.lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise LockedError(
-                "another run is writing here", where=output, next_step="wait for it, or choose another `output`"
-            ) from None
-        yield

@@ -9,18 +9,23 @@ import os
 import pickle
 import traceback
 import warnings
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Literal, TypeVar
 
 from pipeline.artifact import Artifact
 from pipeline.config_base import Config, placement
+from pipeline.disk_errors import disk_error
 from pipeline.errors import GradsieveError, RunError
 from pipeline.progress import Reporter
+from pipeline.termination import own_sigterm
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 _GIB = 1 << 30
+_AT_ONCE = 4
+_ITEM_CHARACTERS = 500
 
 
 class ClusterConfig(Config):
@@ -122,21 +127,22 @@ class Engine:
         from ray.data import DataContext
 
         if not ray.is_initialized():
-            if address:
-                ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
-            else:
-                cpus = self.config.num_cpus or max(os.cpu_count() or 1, self._train_cpus + 2)
-                ray.init(
-                    address="local",
-                    num_cpus=cpus,
-                    include_dashboard=False,
-                    log_to_driver=False,
-                    logging_level=logging.ERROR,
-                    object_store_memory=self.config.object_store_memory,
-                )
+            with own_sigterm():
+                if address:
+                    ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+                else:
+                    cpus = self.config.num_cpus or max(os.cpu_count() or 1, self._train_cpus + 2)
+                    ray.init(
+                        address="local",
+                        num_cpus=cpus,
+                        include_dashboard=False,
+                        log_to_driver=False,
+                        logging_level=logging.ERROR,
+                        object_store_memory=self.config.object_store_memory,
+                    )
             self._embedded = True
         DataContext.get_current().enable_progress_bars = False
-        logging.getLogger("ray.data").setLevel(logging.ERROR)
+        logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # errors are told by us, once
         logging.getLogger("ray.train").setLevel(logging.ERROR)
         self._started = True
 
@@ -163,13 +169,61 @@ class Engine:
             yield from map(_unpacked, map(call, rows))
             return
         self.ensure_ray()
+        call = _Call(task, name)
+        done: set[int] = set()
+        try:
+            for index, result in self._dataset_results(call, items, name, resources):
+                done.add(index)
+                yield index, result
+            return
+        except _ray_errors() as error:
+            _refuse_lost_cluster(error, name)
+            self.reporter.warn(f"{name}: a worker died again and again; finding out at which of the partitions")
+        yield from self._one_by_one(call, {i: item for i, item in enumerate(items) if i not in done}, name, resources)
+
+    def _dataset_results(
+        self, call: "_Call", items: Sequence[Any], name: str, resources: dict[str, Any]
+    ) -> Iterator[tuple[int, Any]]:
         import ray.data
 
         described = [{"index": index, "item": pickle.dumps(item)} for index, item in enumerate(items)]
         dataset = ray.data.from_items(described, override_num_blocks=len(described))
-        done = dataset.map(_Call(task, name), **resources)
+        with warnings.catch_warnings():  # Ray has no other name yet for what it deprecates here
+            warnings.filterwarnings("ignore", message=".*ray_remote_args")
+            done = dataset.map(call, max_retries=self.config.task_retries, **resources)
         done.set_name(name.replace(" ", "_"))
         yield from map(_unpacked, done.iter_rows())
+
+    def _one_by_one(
+        self, call: "_Call", items: dict[int, Any], name: str, resources: dict[str, Any]
+    ) -> Iterator[tuple[int, Any]]:
+        """A Ray task an item, a few at a time, so that a death is known by the item at which it happened."""
+        import ray
+
+        options = {key: value for key, value in resources.items() if value is not None}
+        remote = ray.remote(**options, max_retries=self.config.task_retries)(_call_row)
+        shared = ray.put(call)
+        waiting = deque(items)
+        running: dict[Any, int] = {}
+        while waiting or running:
+            while waiting and len(running) < _AT_ONCE:
+                index = waiting.popleft()
+                running[remote.remote(shared, {"index": index, "item": pickle.dumps(items[index])})] = index
+            ready, _ = ray.wait(list(running))
+            index = running.pop(ready[0])
+            try:
+                row = ray.get(ready[0])
+            except _ray_errors() as error:
+                _refuse_lost_cluster(error, name)
+                raise RunError(
+                    f"a worker of {name} died each time it was given this partition",
+                    where=str(items[index])[:_ITEM_CHARACTERS],
+                    expected=f"at most {self.config.task_retries} deaths (cluster.task_retries)",
+                    found=_first_line(error),
+                    next_step="memory is the usual reason: give tasks more of it, or see what is odd about that input; "
+                    "the same command goes on from what is finished",
+                ) from error
+            yield _unpacked(row)
 
 
 class _Call:
@@ -187,7 +241,8 @@ class _Call:
         except GradsieveError as error:
             outcome = (True, error)
         except Exception as error:
-            outcome = (True, _defect(self._name, item, error))
+            full = disk_error(error, f"{self._name}: {error.filename or ''}") if isinstance(error, OSError) else None
+            outcome = (True, full or _defect(self._name, item, error))
         return {"index": row["index"], "result": pickle.dumps(outcome)}
 
 
@@ -198,10 +253,56 @@ def _unpacked(row: dict[str, Any]) -> tuple[int, Any]:
     return int(row["index"]), value
 
 
+def _call_row(call: _Call, row: dict[str, Any]) -> dict[str, Any]:
+    return call(row)
+
+
+def _ray_errors() -> tuple[type[Exception], ...]:
+    from ray.exceptions import RayError
+
+    return (RayError,)
+
+
+def _first_line(error: BaseException) -> str:
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
+
+
+def _refuse_lost_cluster(error: Exception, name: str) -> None:
+    """Stop where no task can help: the cluster is gone, or its shared memory is full."""
+    from ray.exceptions import ObjectStoreFullError, OutOfDiskError
+
+    if isinstance(error, ObjectStoreFullError | OutOfDiskError):
+        raise RunError(
+            "Ray's object store is full",
+            where=name,
+            found=_first_line(error),
+            next_step="raise `cluster.object_store_memory`, or free space in Ray's temporary folder; "
+            "the same command goes on from what is finished",
+        ) from error
+    if not _cluster_lives():
+        raise RunError(
+            "the Ray cluster is gone",
+            where=name,
+            found=_first_line(error),
+            next_step="the same command goes on from what is finished",
+        ) from error
+
+
+def _cluster_lives() -> bool:
+    import ray
+    from ray.exceptions import RayError
+
+    try:
+        nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
+    except (RayError, RuntimeError, OSError):
+        return False
+    return any(node["Alive"] for node in nodes)
+
+
 def _defect(name: str, item: object, error: Exception) -> RunError:
     return RunError(
         f"a task of {name} failed",
-        where=str(item)[:500],
+        where=str(item)[:_ITEM_CHARACTERS],
         found="".join(traceback.format_exception(error, limit=-4)).rstrip(),
         next_step="the same command goes on from what is finished; if it fails again, please report it",
     )

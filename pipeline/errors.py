@@ -62,3 +62,9 @@ class InterruptedRunError(GradsieveError):
     """Somebody pressed Ctrl-C (exit code 130)."""
 
     exit_code = 130
+
+
+class TerminatedRunError(InterruptedRunError):
+    """The process was told to end, by SIGTERM (exit code 143)."""
+
+    exit_code = 143

@@ -3,7 +3,7 @@
 import json
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 from pipeline.artifact import Artifact, ArtifactWriter, Manifest, canonical_json
@@ -14,7 +14,10 @@ from pipeline.limits import LimitsConfig
 from pipeline.progress import Reporter
 from pipeline.run_record import RunRecord, versions
 from pipeline.stage import ExternalFiles, StageContext, StageResult
-from pipeline.storage import AlreadyExistsError, Storage, join
+from pipeline.storage import AlreadyExistsError, ConflictError, Storage, join
+
+
+_MOST_CONFLICTS = 4
 
 
 class Runner:
@@ -78,7 +81,6 @@ class Runner:
         readable = [artifact.root for artifact in inputs.values()] + [files.uri for files in external.values()]
         storage = self._place.storage.limited(readable, [root])
         uri = self._place.manifest_uri(node, fingerprint)
-        claim = _claim_deliverable(self._place.storage, uri, fingerprint) if node.deliverable else None
         context = StageContext(
             inputs={role: replace(artifact, storage=storage) for role, artifact in inputs.items()},
             external=external,
@@ -88,15 +90,17 @@ class Runner:
             reporter=self._reporter,
             seed=self._graph.seed,
         )
-        result = self._graph.stages[node.name].run(context)
-        if result.counts is not None:
-            result.counts.check(node.name)
-        manifest = _manifest(node, fingerprint, inputs, result, time.time() - begun)
-        if claim is not None:
-            self._place.storage.compare_and_swap(uri, claim, manifest.to_json())
-            _remove_superseded(self._place.storage, root, claim, manifest)
+
+        def make() -> Manifest:
+            result = self._graph.stages[node.name].run(context)
+            if result.counts is not None:
+                result.counts.check(node.name)
+            return _manifest(node, fingerprint, inputs, result, time.time() - begun)
+
+        if node.deliverable:
+            manifest = _replace_deliverable(self._place.storage, root, uri, fingerprint, make)
             return Artifact(root, manifest, self._place.storage)
-        return self._commit_once(node, root, uri, manifest)
+        return self._commit_once(node, root, uri, make())
 
     def _commit_once(self, node: Node, root: str, uri: str, manifest: Manifest) -> Artifact:
         try:
@@ -141,6 +145,44 @@ def check_end_to_end(finished: Mapping[str, Artifact]) -> None:
         raise RunError(
             "shards do not hold what was kept", expected=subset["kept"], found=finished["shards"].summary["samples"]
         )
+
+
+def _replace_deliverable(
+    storage: Storage, root: str, uri: str, fingerprint: str, make: Callable[[], Manifest]
+) -> Manifest:
+    """Claim, make, commit, remove what is superseded; the manifest that stands in the end.
+
+    Where another run commits the same deliverable meanwhile, with the same content, its manifest stands. With other
+    content (the report of a run tells seconds) files of both lie mixed: it is made again, undisturbed by then.
+
+    Raises:
+        ConflictError: another run keeps changing it.
+    """
+    for _ in range(_MOST_CONFLICTS):
+        try:
+            claim = _claim_deliverable(storage, uri, fingerprint)
+        except ConflictError:
+            continue
+        manifest = make()
+        try:
+            storage.compare_and_swap(uri, claim, manifest.to_json())
+        except ConflictError:
+            other = _committed(storage, uri)
+            if other is not None and (other.fingerprint, other.content) == (fingerprint, manifest.content):
+                return other
+            continue
+        _remove_superseded(storage, root, claim, manifest)
+        return manifest
+    raise ConflictError(
+        "another run keeps changing a deliverable",
+        where=uri,
+        next_step="wait for it to end and run the same command again",
+    )
+
+
+def _committed(storage: Storage, uri: str) -> Manifest | None:
+    data = storage.read_bytes(uri)
+    return None if is_replacing(data) else Manifest.from_json(data, uri)
 
 
 def _claim_deliverable(storage: Storage, uri: str, fingerprint: str) -> bytes:

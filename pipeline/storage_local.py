@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from pipeline.crash_points import reach
+from pipeline.disk_errors import disk_errors_named
 from pipeline.errors import UserError
 from pipeline.storage import Stat
 
@@ -49,21 +51,23 @@ class LocalBackend:
 
     def put(self, uri: str, data: bytes, *, overwrite: bool) -> None:
         """See `Backend.put`."""
-        with _staged(Path(uri)) as temporary:
+        with disk_errors_named(uri), _staged(Path(uri)) as temporary:
             temporary.write_bytes(data)
             _publish(temporary, Path(uri), overwrite=overwrite)
 
     def put_file(self, uri: str, local: Path, *, overwrite: bool) -> None:
         """See `Backend.put_file`."""
-        with _staged(Path(uri)) as temporary:
+        with disk_errors_named(uri), _staged(Path(uri)) as temporary:
             shutil.copyfile(local, temporary)
             _publish(temporary, Path(uri), overwrite=overwrite)
 
     def compare_and_swap(self, uri: str, old: bytes | None, new: bytes) -> bool:
         """See `Backend.compare_and_swap`; writers of one folder take turns by a lock file."""
         path = Path(uri)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with (path.parent / ".swap.lock").open("w") as lock:
+        with disk_errors_named(uri):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            lock = (path.parent / ".swap.lock").open("a")
+        with lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             current = path.read_bytes() if path.exists() else None
             if current != old:
@@ -91,6 +95,7 @@ def _publish(temporary: Path, target: Path, *, overwrite: bool) -> None:
     os.chmod(temporary, 0o644)
     with temporary.open("rb") as file:
         os.fsync(file.fileno())
+    reach("staged", str(target))
     if overwrite:
         os.replace(temporary, target)
     else:

@@ -12,6 +12,7 @@ from pipeline import __version__
 from pipeline.cli import inspect as inspect_commands
 from pipeline.cli import pool as pool_commands
 from pipeline.cli import run as run_command
+from pipeline.disk_errors import disk_error
 from pipeline.errors import GradsieveError
 
 app = typer.Typer(
@@ -25,7 +26,7 @@ app = typer.Typer(
 Try it: `gradsieve pool make data/demo`, then `gradsieve run demo.yaml`.
 
 Exit codes: 0 ok, 1 the run failed, 2 the configuration or an input is at fault, 3 another run holds the output,
-130 interrupted.""",
+130 interrupted, 143 told to end by SIGTERM.""",
 )
 app.command("run")(run_command.run)
 app.command("status")(inspect_commands.status)
@@ -55,9 +56,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
         app(list(arguments) if arguments is not None else None)
     except GradsieveError as error:
         _fail(f"error: {error}", error.exit_code)
+    except OSError as error:
+        known = disk_error(error)
+        if known is None:
+            _unexpected(error)
+        else:
+            _fail(f"error: {known}", known.exit_code)
     except Exception as error:  # a defect of ours: short at the end, whole above for a developer
-        traceback.print_exc()
-        _fail(f"error: unexpected {type(error).__name__}: {error}\n  next: please report this with the lines above", 1)
+        _unexpected(error)
+
+
+def _unexpected(error: Exception) -> None:
+    traceback.print_exception(error)
+    _fail(f"error: unexpected {type(error).__name__}: {error}\n  next: please report this with the lines above", 1)
 
 
 def _fail(message: str, code: int) -> None:

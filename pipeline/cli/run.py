@@ -6,11 +6,13 @@ import typer
 from rich.console import Console
 
 from pipeline.curation import Curation
-from pipeline.errors import InterruptedRunError
+from pipeline.errors import InterruptedRunError, TerminatedRunError
 from pipeline.progress import Reporter
 from pipeline.storage import Storage, StorageConfig
+from pipeline.termination import Terminated, end_at_sigterm
 from pipeline.yaml_config import read_config_text, shipped_names
 
+_GOES_ON = "the same command goes on from here"
 _PIPE_WIDTH = 160
 """Columns of a table that goes into a file or a pipe: nothing is cut."""
 
@@ -22,6 +24,9 @@ def run(
         bool, typer.Option("--plan", help="Say what would run and what it would cost; do nothing.")
     ] = False,
     until: Annotated[str | None, typer.Option("--until", metavar="STAGE", help="Stop after this stage.")] = None,
+    wait: Annotated[
+        bool, typer.Option("--wait", help="Wait while another run holds the output, instead of exit code 3.")
+    ] = False,
 ) -> None:
     """Run a configuration, or what is left of it.
 
@@ -37,6 +42,7 @@ def run(
 
     * `gradsieve run my.yaml --until train`
     """
+    end_at_sigterm()
     try:
         text = read_config_text(config, Storage(StorageConfig()))
         curation = Curation.from_text(text, overrides or [], config, Reporter())
@@ -46,7 +52,9 @@ def run(
             (console if console.is_terminal else Console(width=_PIPE_WIDTH)).print(table)
             typer.echo(totals)
             return
-        for line in curation.run(until):
+        for line in curation.run(until, wait=wait):
             typer.echo(line)
+    except Terminated:
+        raise TerminatedRunError("told to end (SIGTERM)", next_step=_GOES_ON) from None
     except KeyboardInterrupt:
-        raise InterruptedRunError("interrupted", next_step="the same command goes on from here") from None
+        raise InterruptedRunError("interrupted", next_step=_GOES_ON) from None

@@ -14,6 +14,14 @@ from pipeline.errors import RunError
 from stages.models.build import build_model
 from stages.models.weights import check_shapes, load_state
 from stages.train.check import uninformative_error
+from stages.train.divergence import (
+    DIVERGED_ABOVE_CHANCE,
+    DIVERGED_STEPS,
+    broken_weights_error,
+    diverged_error,
+    not_finite_error,
+    offending_uids,
+)
 from stages.train.history import History
 from stages.train.ledger import Ledger
 from stages.train.loader import Loader, LocalBatch
@@ -26,7 +34,7 @@ from stages.train.reduce import parallel
 from stages.train.resume import Saver, find_checkpoint
 from stages.train.spec import Progress, Standing, TrainSpec
 from stages.train.step import Outcome
-from stages.train.task import Encoders
+from stages.train.task import Encoders, pixels_of
 
 LEAST_EFFECTIVE_SHARE = 0.5
 _REFERENCE_WEIGHTS = "model/open_clip_model.safetensors"
@@ -123,11 +131,12 @@ class _Training:
         batch = to_batch(local, self._device)
         if self._config.method == "score":
             outcome = self._step.score(batch, step)
-            self._refuse_not_finite(outcome, step)
+            self._refuse_not_finite(outcome, step, local)
             return outcome
         self._optimizer.zero_grad(set_to_none=True)
         outcome = self._step.train(batch, step)
-        self._refuse_not_finite(outcome, step)
+        self._refuse_not_finite(outcome, step, local)
+        self._refuse_diverged(outcome, step)
         clip_gradients(self._clip.parameters(), self._config)
         for group in self._optimizer.param_groups:
             group["lr"] = learning_rate(step, self._num_steps, self._config)
@@ -169,19 +178,30 @@ class _Training:
             loss=outcome.losses[rows][own],
         )
 
-    def _refuse_not_finite(self, outcome: Outcome, step: int) -> None:
+    def _refuse_not_finite(self, outcome: Outcome, step: int, local: LocalBatch) -> None:
+        """All ranks see the same outcome, so all of them come here together or none does."""
         values = [outcome.losses] + ([] if outcome.scores is None else [outcome.scores])
         if all(np.isfinite(value).all() for value in values):
             return
-        earlier = ", ".join(f"{loss:.4g}" for loss in self._last_losses) or "none"
-        raise RunError(
-            "loss or scores are not finite",
-            where=f"{self._spec.name}, step {step}",
-            expected="finite numbers",
-            found=f"loss {outcome.loss:.4g}; before it {earlier}",
-            next_step="lower `train.learning_rate`, lengthen `train.warmup`, set `train.grad_clip`, "
-            "or use `precision: fp32`; the last checkpoint is from before",
+        with torch.no_grad():
+            outputs = self._task_outputs(local)
+        raise not_finite_error(
+            f"{self._spec.name}, step {step}",
+            outcome,
+            self._last_losses,
+            offending=offending_uids(outputs, local, self._ranks),
+            batch_size=len(outcome.losses),
         )
+
+    def _task_outputs(self, local: LocalBatch) -> list[Tensor]:
+        batch = to_batch(local, self._device)
+        return list(Encoders(self._clip)(pixels_of(batch), batch.tokens))
+
+    def _refuse_diverged(self, outcome: Outcome, step: int) -> None:
+        chance = float(np.log(len(outcome.losses)))
+        recent = [*self._last_losses, outcome.loss][-DIVERGED_STEPS:]
+        if len(recent) == DIVERGED_STEPS and min(recent) > chance + DIVERGED_ABOVE_CHANCE:
+            raise diverged_error(f"{self._spec.name}, step {step}", recent, chance)
 
     def _checkpoint_due(self, done: int) -> bool:
         every = self._config.checkpoint_every
@@ -190,6 +210,7 @@ class _Training:
 
     def _checkpoint(self, done: int) -> None:
         epoch, batch = self._loader.order.cursor(done)
+        self._refuse_broken_weights(done)
         self._check_reference(done)
         self._warn_of_small_effective_batch()
         part = self._ledger.cut() if self._ledger is not None else None
@@ -204,6 +225,12 @@ class _Training:
             facts={"num_samples": self._loader.order.num_samples, "num_steps": self._num_steps},
         )
         self._progress.committed(done, self._last_losses[-1])
+
+    def _refuse_broken_weights(self, done: int) -> None:
+        """A finite loss can have an infinite gradient: what would only fail in the next step is never committed."""
+        broken = [name for name, value in self._clip.state_dict().items() if not torch.isfinite(value).all()]
+        if broken:
+            raise broken_weights_error(f"{self._spec.name}, after step {done - 1}", broken, self._last_losses)
 
     def _prepare_probe(self) -> None:
         reference = self._spec.reference

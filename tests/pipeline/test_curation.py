@@ -1,14 +1,13 @@
 """A run as a whole, as far as it goes without training: refusals, locks, and the lines that close it."""
 
 import json
-import multiprocessing
 from pathlib import Path
 
 import pytest
 
 from pipeline.artifact import ArtifactWriter
-from pipeline.curation import Curation, locked
-from pipeline.errors import LockedError, UserError
+from pipeline.curation import Curation
+from pipeline.errors import UserError
 from pipeline.progress import Reporter
 from pipeline.stage import StageResult
 from pipeline.storage import Storage
@@ -52,43 +51,6 @@ def test_plan_needs_no_data_and_writes_nothing(tmp_path):
 
 def test_plan_until_a_stage_lists_what_it_needs_alone(tmp_path):
     assert _curation(tmp_path, "pool.expected_samples=512").plan("pool")[0].row_count == 1
-
-
-def _hold(folder, held, release):
-    with locked(folder):
-        held.set()
-        release.wait(30)
-
-
-def test_output_held_by_another_process_is_locked_and_free_after_its_death(tmp_path):
-    spawn = multiprocessing.get_context("spawn")
-    held, release = spawn.Event(), spawn.Event()
-    holder = spawn.Process(target=_hold, args=(str(tmp_path), held, release))
-    holder.start()
-    try:
-        assert held.wait(30)
-        with pytest.raises(LockedError) as error, locked(str(tmp_path)):
-            pass
-        assert error.value.exit_code == 3
-    finally:
-        holder.kill()  # a killed run leaves its lock file, which holds nobody up
-        holder.join()
-    assert (tmp_path / ".run.lock").exists()
-    with locked(str(tmp_path)):
-        pass
-
-
-def test_lock_is_given_back_when_a_run_fails(tmp_path):
-    with pytest.raises(RuntimeError), locked(str(tmp_path)):
-        raise RuntimeError("a stage failed")
-    with locked(str(tmp_path)):
-        pass
-
-
-def test_lock_of_an_object_store_touches_no_local_folder(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    with locked("s3://bucket/run"), locked("s3://bucket/run"):
-        assert list(tmp_path.iterdir()) == []
 
 
 def _finished(tmp_path, *names):
