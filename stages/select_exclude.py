@@ -44,11 +44,13 @@ def _read(storage: Storage, uri: str) -> UidSet:
 
 def _read_table(storage: Storage, uri: str) -> pa.Table:
     try:
-        return storage.read_table(uri)
+        table = storage.read_table(uri)
+        table.validate(full=True)  # text that is not UTF-8 would bring Polars down
     except (pa.ArrowException, OSError) as error:
         if isinstance(error, FileNotFoundError):
             raise
         raise _refused("a list of uids cannot be read", uri, "a whole Parquet file", str(error).strip()) from error
+    return table
 
 
 def _from_table(table: pa.Table, uri: str) -> UidSet:

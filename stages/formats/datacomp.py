@@ -159,7 +159,7 @@ def read_metadata_schema(storage: Storage, uri: str) -> pa.Schema:
     try:
         with storage.open(uri) as source:
             return pq.ParquetFile(source).schema_arrow
-    except (pa.ArrowInvalid, OSError) as error:
+    except (pa.ArrowException, OSError) as error:
         if isinstance(error, FileNotFoundError):
             raise
         raise UserError(
@@ -176,7 +176,8 @@ def read_metadata(storage: Storage, uri: str) -> Metadata:
     check_metadata_schema(read_metadata_schema(storage, uri), uri)
     try:
         table = storage.read_table(uri)
-    except (pa.ArrowInvalid, OSError) as error:
+        table.validate(full=True)  # text that is not UTF-8 would bring Polars down
+    except (pa.ArrowException, OSError) as error:
         raise UserError(
             "a metadata file cannot be read",
             where=uri,

@@ -175,6 +175,7 @@ def _read(
         file = _open(source, piece.uri)
         try:
             table = file.read_row_group(piece.group, columns=[*columns.uid, columns.score])
+            table.validate(full=True)  # text that is not UTF-8 would bring Polars down
         except (pa.ArrowException, OSError) as error:
             raise UserError(
                 "a score table cannot be read",
