@@ -12,7 +12,6 @@ from typing import Any, ClassVar
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 from numpy.lib import format as npy
 
 from pipeline.artifact import ArtifactWriter, Counts, FileEntry
@@ -20,6 +19,7 @@ from pipeline.errors import UserError
 from pipeline.schema import DECISIONS, POOL, SCORES, SUBSET, Schema
 from pipeline.stage import External, ExternalFiles, Size, Stage, StageContext, StagePlan, StageResult
 from pipeline.storage import Storage, join
+from stages.formats.datacomp import read_metadata_schema
 from stages.formats.uid_set import UidSet
 from stages.kernels.buckets import bucket_groups, bucket_path, planned_buckets
 from stages.kernels.uid import UID_DTYPE, to_records
@@ -91,8 +91,7 @@ class SelectStage(Stage[SelectConfig]):
                 next_step="point pool.metadata at the folder of the pool's .parquet files, or change the rule",
             )
         first = external["metadata"].files[0].uri
-        with storage.open(first) as source:
-            columns = pq.ParquetFile(source).schema_arrow.names
+        columns = read_metadata_schema(storage, first).names
         # Columns that are called as one of the index's own get a prefix there.
         missing = [name for name in wanted if name not in columns and name.removeprefix("metadata_") not in columns]
         if missing:

@@ -11,6 +11,7 @@ from pipeline.errors import UserError
 from pipeline.schema import POOL
 from pipeline.stage import ExternalFiles
 from pipeline.storage import Storage
+from stages.formats.datacomp import read_metadata_schema
 from stages.kernels.buckets import bucket_path
 
 TypeTest = Callable[[pa.DataType], bool]
@@ -37,9 +38,7 @@ def check_metadata(
     if "metadata" not in external or not wanted:
         return
     first = external["metadata"].files[0].uri
-    with storage.open(first) as source:
-        schema = pq.ParquetFile(source).schema_arrow
-    check_columns(schema, wanted, name, first)
+    check_columns(read_metadata_schema(storage, first), wanted, name, first)
 
 
 def check_index(pool: Artifact, wanted: Mapping[str, TypeTest], name: str) -> None:
