@@ -4,7 +4,7 @@ import io
 import tarfile
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from stages.formats import tar_headers
@@ -57,6 +57,8 @@ def test_entries_of_any_archive_are_tarfiles_own(members: list[tuple[str, bytes,
         (info_of(name, data if kind in (b"0", b"\0") else b"", kind, "target" if kind in (b"1", b"2") else ""), data)
         for name, data, kind in members
     ]
+    # tarfile takes an old-style file for a folder where its long name, cut to a header's 100 bytes, ends in a slash
+    assume(not any(kind == tarfile.AREGTYPE and name.encode()[99:100] == b"/" for name, _, kind in members))
     data = built(planned, style)
     with tarfile.open(fileobj=io.BytesIO(data)) as tar:
         expected = [(i.name, i.offset, i.offset_data, i.size, i.isdir(), i.issym() or i.islnk()) for i in tar]
