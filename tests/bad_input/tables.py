@@ -27,6 +27,13 @@ def parquet(columns: Mapping[str, Any] | pa.Table) -> bytes:
     return sink.getvalue()
 
 
+def not_utf8(column: list[str]) -> pa.Array:
+    """Text whose last row is none, as writers leave it that do not look."""
+    return pa.StringArray.from_buffers(
+        len(column), *pa.array([*(text.encode() for text in column[:-1]), b"\xff\xfe\xc3"], pa.binary()).buffers()[1:]
+    )
+
+
 def _damaged(data: bytes) -> bytes:
     """The footer is whole, the pages are not."""
     return data[:4] + bytes(byte ^ 0x5A for byte in data[4:200]) + data[200:]
@@ -87,6 +94,8 @@ CASES: list[Case] = [
     metadata("uid as list", _R, _FILE, "list", data={"uid": [["1"], ["2"], ["3"]]}),
     metadata("uid is null in a row", _R, _FILE, "row 1", data={"uid": [_MINE[0], None, _MINE[2]]}),
     metadata("uid is no hexadecimal number", _R, _FILE, "row 2", "xyz", data={"uid": [*_MINE[:2], "xyz"]}),
+    metadata("uid that is not UTF-8", _R, _FILE, "UTF8", data={"uid": not_utf8(_MINE)}),
+    metadata("caption that is not UTF-8", _R, _FILE, "UTF8", data={"uid": _MINE, "text": not_utf8(_MINE)}),
     metadata("uid of 33 digits", _R, _FILE, "row 0", data={"uid": ["0" * 33, *_MINE[1:]]}),
     metadata("uid twice in a file", _R, _FILE, _MINE[0], data={"uid": [*_MINE, _MINE[0]]}),
     metadata(
@@ -190,6 +199,7 @@ CASES: list[Case] = [
     table(
         "short and upper-case uids", _A, data={"uid": [u.upper().lstrip("0") or "0" for u in _THEIRS], "score": _RISING}
     ),
+    table("uid that is not UTF-8", _R, _FILE, "UTF8", data={"uid": not_utf8(_THEIRS), "score": _RISING}),
     table("rows of other samples", _A, data={"uid": [*_THEIRS[:2], *_MINE], "score": _RISING[:5]}, scores=2),
     table(
         "score as decimal",
@@ -200,5 +210,3 @@ CASES: list[Case] = [
     ),
     table("score as half precision", _A, data={"uid": _THEIRS, "score": pa.array(_RISING, pa.float16())}),
 ]
-
-__all__ = ["CASES", "Path", "parquet"]

@@ -11,7 +11,7 @@ from numpy.lib import format as npy
 
 from stages.kernels.uid import to_hex, to_records
 from tests.bad_input.case import Case, Outcome
-from tests.bad_input.tables import parquet
+from tests.bad_input.tables import not_utf8, parquet
 from tests.bad_input.through import NUM_SAMPLES, through_select, through_training
 from tests.bad_input.weights import harmful
 from tests.stages.train.tiny_pool import uid_of
@@ -149,6 +149,7 @@ CASES: list[Case] = [
     _table("empty file", _R, "ids.parquet", data=b""),
     _table("cut", _R, "ids.parquet", data=parquet({"uid": _HEX})[:-40]),
     _table("uid as integer", _R, "ids.parquet", "int64", data=parquet({"uid": [12, 34]})),
+    _table("uid that is not UTF-8", _R, "ids.parquet", "UTF8", data=parquet({"uid": not_utf8(_HEX)})),
     _table("uid as binary", _R, "ids.parquet", "binary", data=parquet({"uid": [b"12", b"34"]})),
     _table("uid is null in a row", _R, "ids.parquet", "row 1", data=parquet({"uid": [_HEX[0], None]})),
     _table(
