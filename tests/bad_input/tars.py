@@ -4,6 +4,7 @@ import gzip
 import io
 import tarfile
 from collections.abc import Callable
+from dataclasses import replace
 
 from tests.bad_input.case import Case
 from tests.bad_input.pools import BAD, between, case, sample
@@ -259,5 +260,24 @@ CASES: list[Case] = [
         build=lambda: Pool(
             archive([*pair(1).members(), ("x" * (2 << 20) + ".jpg", b"x")], style=tarfile.GNU_FORMAT), (1,)
         ),
+    ),
+    case(
+        "more broken samples than allowed",
+        _FAMILY,
+        "refused",
+        "00000001.tar: 1 of 3: 1 no_image",
+        "1 of 5 = 20.00%",
+        "at most 10.00%",
+        "pool.max_quarantined",
+        build=lambda: replace(between(sample(without="jpg")), max_quarantined=0.1),
+    ),
+    case(
+        "more unreadable bytes than allowed",
+        _FAMILY,
+        "refused",
+        "00000001.tar",
+        "not_a_tar",
+        "pool.max_quarantined",
+        build=lambda: Pool(b"<html>503 Slow Down</html>" * 9000, max_quarantined=0.4),
     ),
 ]

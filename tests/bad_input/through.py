@@ -44,6 +44,7 @@ class Pool:
     good: Sequence[int] = ()
     """Numbers of the usable samples in it."""
     metadata: Mapping[str, bytes] = field(default_factory=dict)
+    max_quarantined: float = 0.95
 
 
 _WHOLE = (900, 901)
@@ -58,7 +59,7 @@ def through_pool(build: Callable[[Path], Pool], root: Path) -> Observed:
     for name, data in pool.metadata.items():
         _write(root / "meta" / name, data)
     metadata = str(root / "meta") if pool.metadata else None
-    stage = PoolStage(PoolConfig(path=str(root / "shards"), metadata=metadata, max_quarantined=0.95))
+    stage = PoolStage(PoolConfig(path=str(root / "shards"), metadata=metadata, max_quarantined=pool.max_quarantined))
     external = {role: listed(found.uri, found.suffix) for role, found in stage.external().items()}
     stage.preflight(external, Storage())
     artifact = run_stage(stage, root / "pool", "pool", external=external)
