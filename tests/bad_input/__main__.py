@@ -1,8 +1,12 @@
 """Run every bad input and print what became of it: `python -m tests.bad_input [PART OF A NAME]`."""
 
+import contextlib
+import io
 import os
 import sys
 import tempfile
+import warnings
+from collections.abc import Iterator
 from pathlib import Path
 
 from rich.console import Console
@@ -19,7 +23,7 @@ def main(wanted: str = "") -> int:
     failures = []
     chosen = [case for case in CASES if wanted in f"{case.family}: {case.name}"]
     for case in chosen:
-        with tempfile.TemporaryDirectory() as folder:
+        with tempfile.TemporaryDirectory() as folder, _quiet():
             observed, problems = observe(case, Path(folder))
         table.add_row(*_row(case, observed), Text("no" if problems else "yes", "red" if problems else "green"))
         failures += [f"{case.family}: {case.name}: {problem}" for problem in problems]
@@ -29,6 +33,14 @@ def main(wanted: str = "") -> int:
         console.print(Text(failure, "red"))
     console.print(f"{len(chosen)} bad inputs, {len(failures)} differences from the wanted outcomes")
     return 1 if failures or not chosen else 0
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the stages' own warnings, which would stand between the rows."""
+    with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
+        warnings.simplefilter("ignore")
+        yield
 
 
 def _row(case: Case, observed: Observed) -> tuple[Text, ...]:
