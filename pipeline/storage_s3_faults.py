@@ -84,7 +84,13 @@ def is_transient(error: BaseException) -> bool:
         return code_of(error) in _TRANSIENT_CODES or _status(error) in _TRANSIENT_STATUS
     if isinstance(error, _CERTIFICATE):
         return False
-    lost = (boto.HTTPClientError, boto.IncompleteReadError, ResponseParserError, aiohttp.ClientError)
+    lost = (
+        boto.HTTPClientError,
+        boto.ConnectionError,
+        boto.IncompleteReadError,
+        ResponseParserError,
+        aiohttp.ClientError,
+    )
     return isinstance(error, (*lost, ConnectionError, TimeoutError, ShortBodyError))
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Final, NamedTuple, Protocol
 
+from aiobotocore.httpsession import AIOHTTPSession
 from fsspec.asyn import sync
 from s3fs import S3FileSystem
 from tenacity import Retrying, retry_if_exception, stop_after_attempt, stop_after_delay, wait_random_exponential
@@ -173,6 +174,7 @@ class Requests:
                     "connect_timeout": self._config.connect_timeout,
                     "read_timeout": self._config.read_timeout,
                     "retries": {"total_max_attempts": 1},  # ours alone, or they multiply
+                    "http_session_cls": _OnceSession,
                     "max_pool_connections": 32,
                     # Stores other than Amazon's refuse the checksum trailers that newer clients send unasked;
                     # the signature covers the body's SHA-256 as it is.
@@ -183,6 +185,18 @@ class Requests:
                 use_listings_cache=False,
             )
         return self._file_systems[bucket]
+
+
+class _OnceSession(AIOHTTPSession):  # type: ignore[misc]  # the library has no types
+    """Sends each request once: aiohttp sends a put again by itself when a kept connection turns out dead.
+
+    A refusal of that second put would look like somebody else's object, since we had sent but one.
+    """
+
+    async def _get_session(self, proxy_url: str | None) -> Any:
+        session = await super()._get_session(proxy_url)
+        session._retry_connection = False  # there is no public switch
+        return session
 
 
 def _run(file_system: S3FileSystem, method: str, arguments: dict[str, Any], seconds: float) -> Answer:
