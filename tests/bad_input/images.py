@@ -83,7 +83,7 @@ _QUARANTINED: list[tuple[str, bytes, str]] = [
     ("zero bytes", b"", "jpg"),
     ("a JPEG cut in its header", jpeg()[:40], "jpg"),
     ("a JPEG cut in the middle", jpeg(120, 90)[:-400], "jpg"),
-    ("a JPEG without its last byte", jpeg(120, 90)[:-120], "jpg"),
+    ("a JPEG without its last 120 bytes", jpeg(120, 90)[:-120], "jpg"),
     ("a PNG cut in the middle", encoded("RGB", "PNG", (600, 400))[:-90], "png"),
     ("a WebP cut in the middle", encoded("RGB", "WEBP", (600, 400))[:-40], "webp"),
     ("a PNG with a damaged byte", _damaged_png(), "png"),

@@ -249,7 +249,7 @@ CASES: list[Case] = [
     case("gzip named .tar", _FAMILY, _Q, "not_a_tar", build=lambda: Pool(gzip.compress(shard_bytes([pair(1)])))),
     case("zip named .tar", _FAMILY, _Q, "not_a_tar", build=lambda: Pool(b"PK\x03\x04" + bytes(900))),
     case("HTML named .tar", _FAMILY, _Q, "not_a_tar", build=lambda: Pool(b"<html>503 Slow Down</html>" * 60)),
-    case("random bytes named .tar", _FAMILY, _Q, "not_a_tar", build=lambda: Pool(bytes(range(1, 256)) * 40)),
+    case("bytes of no kind named .tar", _FAMILY, _Q, "not_a_tar", build=lambda: Pool(bytes(range(1, 256)) * 40)),
     case("long names, GNU", _FAMILY, _A, build=lambda: _long_names(tarfile.GNU_FORMAT)),
     case("long names, pax", _FAMILY, _A, build=lambda: _long_names(tarfile.PAX_FORMAT)),
     case(
