@@ -1,5 +1,5 @@
 # make demo: from nothing to a curated pool and its report.   make test: everything that CI checks.
-.PHONY: demo test lint clean-demo help
+.PHONY: demo test chaos lint clean-demo help
 .DELETE_ON_ERROR:
 
 VENV ?= .venv
@@ -40,3 +40,9 @@ lint: $(VENV)/.installed-dev
 
 test: lint
 	$(BIN)/python -m pytest
+
+# Hours: the full kill matrix, then random kills until there were enough; the seed is printed and can be given again.
+kills ?= 100
+chaos: $(VENV)/.installed-dev
+	GRADSIEVE_FULL_MATRIX=1 $(BIN)/python -m pytest tests/crash
+	$(BIN)/python -m tests.crash.chaos --kills $(kills) $(if $(seed),--seed $(seed))
