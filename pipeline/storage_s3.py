@@ -97,12 +97,28 @@ class S3Backend:
             if not self._has_conditions(uri):
                 self._requests.send("put_object", uri, source=BytesSource(new))
                 return self._requests.send("get_object", uri).body == new
-            self._requests.send("put_object", uri, source=BytesSource(new), IfMatch=current.response["ETag"])
+            return self._swap(uri, current, new)
         except FileNotFoundError:
             return False
-        except TakenError as error:
-            return error.retried and self._holds(uri, BytesSource(new))
-        return True
+
+    def _swap(self, uri: str, current: Answer, new: bytes) -> bool:
+        """Replace an object by a put on condition that it is still the one that was read.
+
+        Ceph compares the tag as it is stored, without quotes; others want it as they gave it.
+        """
+        given = current.response["ETag"]
+        for tag in dict.fromkeys((given.strip('"'), given)):
+            try:
+                self._requests.send("put_object", uri, source=BytesSource(new), IfMatch=tag)
+            except TakenError as error:
+                found = self._requests.send("get_object", uri)
+                if error.retried and found.body == new:
+                    return True
+                if found.response["ETag"] != given:
+                    return False
+            else:
+                return True
+        return False
 
     def delete(self, uri: str) -> None:
         """See `Backend.delete`."""

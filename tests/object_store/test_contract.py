@@ -110,8 +110,10 @@ def test_many_puts_of_one_name_keep_the_first(rgw_store: Store) -> None:
 
 @pytest.mark.parametrize("kind", ["no_conditions", "not_implemented"])
 def test_store_without_conditional_puts_is_noticed_and_names_are_looked_up(
-    kind: str, proxy: FaultProxy, place: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    kind: str, store: Store, proxy: FaultProxy, place: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
+    if (store.name, kind) == ("rgw", "no_conditions"):
+        pytest.skip("the signature covers the conditions, so they cannot be taken from it on the way")
     proxy.always(kind)  # type: ignore[arg-type]
     storage = storage_through(proxy)
     with caplog.at_level(logging.WARNING):

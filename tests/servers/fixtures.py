@@ -3,7 +3,7 @@
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -22,6 +22,7 @@ class Store:
     name: str
     endpoint: str
     environment: dict[str, str]
+    buckets: set[str] = field(default_factory=set)
 
     @property
     def port(self) -> int:
@@ -36,6 +37,9 @@ class Store:
 
     def make_bucket(self, name: str) -> None:
         """Make a bucket if it is not there."""
+        if name in self.buckets:
+            return
+        self.buckets.add(name)
         with self.signed():
             file_system = S3FileSystem(endpoint_url=self.endpoint, skip_instance_cache=True)
             if not file_system.exists(name):
