@@ -166,7 +166,7 @@ class TrainStage(Stage[TrainConfig]):
             files.append(output.put_bytes(f"models/epoch-{int(epoch) - 1:03d}.safetensors", data))
         samples_per_second = timing["steps"] * config.batch_size / max(timing["seconds"], 1e-9)
         timings = {**timing, "samples_per_second": round(samples_per_second, 1)}
-        files.append(_put_volatile(context, "timing.json", timings))
+        files.append(_put_volatile(context, "timing", timings))
         summary = {
             "method": config.method,
             "epochs": len(final.facts["epochs"]),
@@ -259,9 +259,9 @@ def costly(config: TrainConfig) -> list[str]:
     return [f"{', '.join(names)} lie(s) before the last attention: scores take a second pass through the tower"]
 
 
-def _put_volatile(context: StageContext, path: str, value: Mapping[str, Any]) -> FileEntry:
-    """A file about this making: may be replaced, and is no part of the content."""
+def _put_volatile(context: StageContext, stem: str, value: Mapping[str, Any]) -> FileEntry:
+    """A file about this making, no part of the content; named by its bytes, so that no other making replaces it."""
     data = (json.dumps(value, indent=2) + "\n").encode()
-    uri = join(context.output.root, path)
-    context.output.storage.put(uri, data)
+    path = f"{stem}-{sha256_hex(data)[:16]}.json"
+    context.output.put_bytes(path, data)
     return FileEntry(path, 0, len(data), sha256_hex(data), volatile=True)

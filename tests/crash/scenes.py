@@ -92,7 +92,7 @@ def crash_then_resume(
         workplace: holds `pool/`.
         name: of the new output.
         point: where the process ends.
-        since: a finished run whose store is taken over without what lies behind the point, to save time.
+        since: a finished run whose store is taken over, see `copy_store`, to save time.
         overrides: of the configuration.
     """
     output = workplace / "runs" / name
@@ -109,9 +109,14 @@ ORDER = ("pool", "training/base", "training/tuned", "reference", "training/mimic
 
 
 def copy_store(finished: Path, output: Path, glob: str) -> None:
-    """Copy the artifacts of all stages that come before the one that a glob speaks of."""
+    """Copy the artifacts of all stages that come before the one that a glob speaks of.
+
+    For the first stage, the pool, those behind it: they are found again if its content is the same, and only then.
+    """
     for name in ORDER:
         if f"/store/{name}/" in glob:
+            if name == "pool":
+                continue
             return
         if (finished / "store" / name).is_dir():
             shutil.copytree(finished / "store" / name, output / "store" / name)
