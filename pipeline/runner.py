@@ -16,7 +16,6 @@ from pipeline.run_record import RunRecord, versions
 from pipeline.stage import ExternalFiles, StageContext, StageResult
 from pipeline.storage import AlreadyExistsError, ConflictError, Storage, join
 
-
 _MOST_CONFLICTS = 4
 
 

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.artifact import Artifact
-from pipeline.errors import RunError
 from stages.models.build import build_model
 from stages.models.weights import check_shapes, load_state
 from stages.train.check import uninformative_error
