@@ -1,5 +1,6 @@
 """A Ceph object store on loopback: one monitor, one OSD in memory, one gateway; real signatures and conditions."""
 
+import ctypes
 import os
 import secrets
 import shutil
@@ -15,6 +16,8 @@ from pathlib import Path
 
 BINARIES = ("radosgw", "radosgw-admin", "ceph-mon", "ceph-osd", "ceph", "ceph-authtool", "monmaptool")
 _START_SECONDS = 90.0
+_LIBC = ctypes.CDLL(None)
+_SET_PARENT_DEATH_SIGNAL = 1
 
 
 def missing_binaries() -> list[str]:
@@ -109,6 +112,7 @@ class Rgw:
                     stderr=log,
                     env=_environment(),
                     start_new_session=True,
+                    preexec_fn=_end_with_parent,
                 )
             )
 
@@ -127,6 +131,11 @@ class Rgw:
             else:
                 return
         raise RuntimeError(f"the gateway did not answer within {_START_SECONDS:.0f} s; see {self.state / 'log'}")
+
+
+def _end_with_parent() -> None:
+    """A test process that is killed takes its servers along."""
+    _LIBC.prctl(_SET_PARENT_DEATH_SIGNAL, signal.SIGKILL)
 
 
 def _environment() -> dict[str, str]:
