@@ -2,6 +2,7 @@
 
 import difflib
 import io
+import re
 import typing
 from collections.abc import Sequence
 from importlib.resources import files
@@ -188,7 +189,12 @@ def _describe(model: type[Config], path: tuple[str, ...], fault: Any) -> str:
         given = found.get("kind") if isinstance(found, dict) else found
         return f"{where}.kind: one of {kinds} is needed; found {given!r}"
     message = str(fault["msg"]).removeprefix("Value error, ")
-    return f"{where}: {message}" + ("" if isinstance(found, dict | list) else f"; found {found!r}")
+    return f"{where}: {message}" + ("" if isinstance(found, dict | list) else f"; found {_without_secret(found)}")
+
+
+def _without_secret(value: object) -> str:
+    """A value as it may be shown: a password inside a URL is not."""
+    return re.sub(r"//[^/@\s]*@", "//***@", repr(value))
 
 
 def _known_keys(model: type[Config], location: tuple[Any, ...]) -> list[str]:

@@ -13,7 +13,11 @@ from stages.pool.demo import make_pool
 from tests.end_to_end.runs import TINY, digests, gradsieve, run_tiny
 from tests.servers.fixtures import Store
 
-pytestmark = [pytest.mark.slow, pytest.mark.ray]
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.ray,
+    pytest.mark.skipif("GRADSIEVE_STORE_RUNS" not in os.environ, reason="minutes each: `make test-object-store`"),
+]
 
 BUCKET = "whole-run"
 

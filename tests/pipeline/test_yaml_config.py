@@ -122,6 +122,12 @@ def test_wrong_value_names_its_place(text: str, part: str) -> None:
     assert part in _fault(text)
 
 
+def test_password_in_a_url_is_not_repeated() -> None:
+    message = _fault("seed: 'http://someone:hunter2@127.0.0.1:9000'")
+    assert "hunter2" not in message
+    assert "//***@127.0.0.1:9000" in message
+
+
 def test_all_faults_are_told_at_once() -> None:
     message = _fault("sed: 1\ntrain: {epochs: x, precison: fp32}")
     assert "3 fault(s)" in message
