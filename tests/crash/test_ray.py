@@ -1,6 +1,7 @@
 """Ray's processes are killed while two ranks train: the training heals itself, or the same command goes on."""
 
 import os
+import shutil
 import signal
 from pathlib import Path
 
@@ -33,8 +34,6 @@ def _content(output: Path) -> str:
 
 
 def _untrained(two_ranks: Path, output: Path) -> None:
-    import shutil
-
     for name in ORDER[: ORDER.index("training/mimic")]:
         if (two_ranks / "store" / name).is_dir():
             shutil.copytree(two_ranks / "store" / name, output / "store" / name)
