@@ -1,5 +1,5 @@
 # make demo: from nothing to a curated pool and its report.   make test: everything that CI checks.
-.PHONY: demo test chaos lint clean-demo help
+.PHONY: demo test test-object-store chaos lint help
 .DELETE_ON_ERROR:
 
 VENV ?= .venv
@@ -40,6 +40,10 @@ lint: $(VENV)/.installed-dev
 
 test: lint
 	$(BIN)/python -m pytest
+
+# Whole runs on a real S3 server; Debian: apt-get install radosgw ceph-mon ceph-osd ceph-common
+test-object-store: $(VENV)/.installed-dev
+	GRADSIEVE_STORE_RUNS=1 $(BIN)/python -m pytest tests/object_store
 
 # Hours: the full kill matrix, then random kills until there were enough; the seed is printed and can be given again.
 kills ?= 100
