@@ -9,6 +9,9 @@ import polars as pl
 import pytest
 
 from pipeline.cli.app import main
+from pipeline.lease import held
+from pipeline.progress import Reporter
+from pipeline.storage import Storage
 from tests.end_to_end.runs import TINY
 
 pytestmark = pytest.mark.slow
@@ -143,9 +146,7 @@ def test_metadata_without_uid_is_refused(capsys: pytest.CaptureFixture[str], tmp
 
 
 def test_second_run_on_the_same_output_is_refused_with_3(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    from pipeline.curation import locked
-
-    with locked(str(tmp_path)), pytest.raises(SystemExit) as leave:
+    with held(str(tmp_path), Storage(), Reporter()), pytest.raises(SystemExit) as leave:
         main(["run", str(TINY), f"output={tmp_path}"])
     assert leave.value.code == 3
     assert "another run" in capsys.readouterr().err
@@ -197,7 +198,6 @@ def test_plan_of_medium_is_sane(
 
 
 def test_demo_configuration_is_readable() -> None:
-    from pipeline.storage import Storage
     from pipeline.yaml_config import read_config_text
 
     assert len(read_config_text("demo.yaml", Storage()).splitlines()) < 60
