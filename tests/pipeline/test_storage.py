@@ -1,5 +1,6 @@
 """Local files and an S3 server (moto) under one set of promises."""
 
+import contextlib
 import os
 import pickle
 import threading
@@ -38,7 +39,8 @@ def s3_endpoint() -> Iterator[str]:
     endpoint = f"http://{host}:{port}"
     from s3fs import S3FileSystem
 
-    S3FileSystem(endpoint_url=endpoint, skip_instance_cache=True).mkdir("pool-bucket")
+    with contextlib.suppress(FileExistsError):  # servers of one process share what is in them
+        S3FileSystem(endpoint_url=endpoint, skip_instance_cache=True).mkdir("pool-bucket")
     yield endpoint
     server.stop()
     for name, value in saved.items():
