@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -18,6 +19,12 @@ from tests.end_to_end.runs import TINY, digests, gradsieve, run_tiny
 QUICK = ("evaluate=off", "cluster.executor=in_process")
 
 pytestmark = [pytest.mark.slow, pytest.mark.ray]
+
+
+@pytest.fixture
+def store(finished: Path, tmp_path: Path) -> str:
+    """The finished run's store as a setting; a copy, so that what other configurations add stays out of that run."""
+    return f"store={shutil.copytree(finished / 'store', tmp_path / 'store', copy_function=os.link)}"
 
 
 def _summary(output: Path) -> dict[str, dict[str, object]]:
@@ -135,9 +142,8 @@ def test_second_run_elsewhere_gives_identical_subset_and_shards(finished: Path) 
     }
 
 
-def test_config_change_reruns_only_what_depends_on_it(finished: Path) -> None:
+def test_config_change_reruns_only_what_depends_on_it(finished: Path, store: str) -> None:
     workplace = finished.parents[1]
-    store = f"store={finished / 'store'}"
     result = run_tiny(workplace, "output=runs/quarter", store, "select.rule.top.fraction=0.25", *QUICK)
     assert result.returncode == 0, result.stderr
     record = json.loads((workplace / "runs/quarter/run.json").read_text())
@@ -147,9 +153,9 @@ def test_config_change_reruns_only_what_depends_on_it(finished: Path) -> None:
     assert fewer < kept
 
 
-def test_deliverables_of_a_smaller_result_leave_no_stale_shard(finished: Path) -> None:
+def test_deliverables_of_a_smaller_result_leave_no_stale_shard(finished: Path, store: str) -> None:
     workplace = finished.parents[1]
-    store, output = f"store={finished / 'store'}", "output=runs/shrinking"
+    output = "output=runs/shrinking"
     assert run_tiny(workplace, output, store, *QUICK).returncode == 0
     wide = set(digests(workplace / "runs/shrinking/shards"))
     assert run_tiny(workplace, output, store, *QUICK, "select.rule.top.fraction=0.1").returncode == 0
@@ -159,9 +165,8 @@ def test_deliverables_of_a_smaller_result_leave_no_stale_shard(finished: Path) -
     assert {name for name in narrow if name.endswith(".tar")} == set(sizes)
 
 
-def test_until_stops_early_and_leaves_the_rest_undone(finished: Path) -> None:
+def test_until_stops_early_and_leaves_the_rest_undone(finished: Path, store: str) -> None:
     workplace = finished.parents[1]
-    store = f"store={finished / 'store'}"
     result = run_tiny(workplace, "output=runs/early", store, "aggregate.steps=900", *QUICK, "--until", "aggregate")
     assert result.returncode == 0, result.stderr
     record = json.loads((workplace / "runs/early/run.json").read_text())
@@ -195,12 +200,12 @@ def test_report_is_one_page_that_needs_nothing_else(finished: Path) -> None:
     assert "data:image/jpeg;base64," in page
 
 
-def test_other_truth_changes_the_report_and_nothing_else(finished: Path) -> None:
+def test_other_truth_changes_the_report_and_nothing_else(finished: Path, store: str) -> None:
     """What is known of the ills reaches the report only: no stage before it depends on it."""
     workplace = finished.parents[1]
     truth = pl.read_parquet(workplace / "pool/truth.parquet")
     truth.with_columns(~pl.col("mismatched")).write_parquet(workplace / "other_truth.parquet")
-    arguments = ("output=runs/other_truth", f"store={finished / 'store'}", "report.truth=other_truth.parquet")
+    arguments = ("output=runs/other_truth", store, "report.truth=other_truth.parquet")
     result = run_tiny(workplace, *arguments, *QUICK)
     assert result.returncode == 0, result.stderr
     for deliverable in ("subset", "shards"):
