@@ -1,0 +1,75 @@
+"""Run benchmarks and print their ratios beside the targets: `python -m benchmarks [--form short|full] [CASE ...]`.
+
+Each case is a module of `benchmarks.cases` with `measure(form) -> list[Line]`. Results are kept in
+`benchmarks/results/<case>.json` (`<case>.short.json` for the short form). `--table` prints what is kept, and runs
+nothing.
+"""
+
+import argparse
+import importlib
+import pkgutil
+import sys
+import time
+from typing import Any
+
+from benchmarks import cases, record
+
+
+def names() -> list[str]:
+    """All cases, in the order of their names."""
+    return sorted(module.name for module in pkgutil.iter_modules(cases.__path__))
+
+
+def main() -> int:
+    """Exit code 1 if a target was missed or a case failed."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("cases", nargs="*", metavar="CASE", help=f"of {', '.join(names())}; all by default")
+    parser.add_argument("--form", choices=("short", "full"), default="short")
+    parser.add_argument("--table", action="store_true", help="print what is kept and run nothing")
+    wishes = parser.parse_args()
+    unknown = set(wishes.cases) - set(names())
+    if unknown:
+        parser.error(f"no such case: {', '.join(sorted(unknown))}; there are {', '.join(names())}")
+    failed = False
+    for case in [] if wishes.table else wishes.cases or names():
+        begun = time.monotonic()
+        print(f"{case} ...", file=sys.stderr, flush=True)
+        try:
+            lines = importlib.import_module(f"benchmarks.cases.{case}").measure(wishes.form)
+        except (AssertionError, RuntimeError) as error:
+            failed = True
+            print(f"{case} FAILED: {error}", file=sys.stderr, flush=True)
+            continue
+        path = record.save(case, wishes.form, lines)
+        print(f"{case}: {time.monotonic() - begun:.0f} s, kept in {path.name}", file=sys.stderr, flush=True)
+    chosen = [(case, line) for case, line in record.load(wishes.form) if not wishes.cases or case in wishes.cases]
+    print(table(chosen))
+    return int(failed or any(line["missed"] for _, line in chosen))
+
+
+def table(lines: list[tuple[str, dict[str, Any]]]) -> str:
+    """Ratios beside targets as a table in Markdown; a missed one says MISS."""
+    shown = ["| what | against | ratio (95 % interval) | target | rows | pairs | |", "|---|---|---|---|---|---|---|"]
+    for _, line in lines:
+        ratio, target = line["ratio"], line["target"]
+        cells = [
+            line["what"],
+            line["against"],
+            f"{_short(ratio['median'])} ({_short(ratio['low'])} to {_short(ratio['high'])})",
+            str(record.Target(**target)) if target else "",
+            ", ".join(f"{number:,} {name}" for name, number in line["counts"].items()),
+            str(line["pairs"]),
+            "MISS" if line["missed"] else "ok" if target else "",
+        ]
+        shown.append(f"| {' | '.join(cells)} |")
+    return "\n".join(shown)
+
+
+def _short(number: float) -> str:
+    return f"{number:.3f}" if number < 2 else f"{number:.1f}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())
