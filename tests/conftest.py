@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from hypothesis import settings
@@ -15,6 +16,16 @@ os.environ["RAY_AUTH_MODE"] = "disabled"
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
 os.environ["RAY_TRAIN_HEALTH_CHECK_INTERVAL_S"] = "0.5"
+
+ROOT = Path(__file__).parent
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Of several processes, one runs all tests of a folder that has fixtures of its own: those are costly."""
+    for item in items:
+        folder = item.path.parent
+        alone = folder == ROOT or not (folder / "conftest.py").exists()
+        item.add_marker(pytest.mark.xdist_group(str((item.path if alone else folder).relative_to(ROOT))))
 
 
 @pytest.fixture(scope="session")
