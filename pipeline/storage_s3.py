@@ -1,19 +1,25 @@
 """Objects in an S3 store, through s3fs; conditional puts make the commit protocol possible.
 
-Where a store has no conditional puts, names are looked up before they are written: one run alone is as
-safe as elsewhere, two at once on one output are not.
+Where a store has no conditional puts, names are looked up before they are written, and swaps are read back after
+`SETTLE_SECONDS`: one run alone is as safe as elsewhere, two at once on one output have the lease alone.
 """
 
 import logging
+import time
 from pathlib import Path
 from typing import Any, Final
 from uuid import uuid4
 
 from pipeline import storage_s3_multipart as multipart
+from pipeline.errors import RunError
 from pipeline.storage import Stat, StorageConfig
-from pipeline.storage_s3_faults import BeyondEndError, ShortBodyError, TakenError, UnsupportedError
+from pipeline.storage_s3_faults import BeyondEndError, LostUploadError, ShortBodyError, TakenError, UnsupportedError
 from pipeline.storage_s3_requests import Answer, BytesSource, FileSource, Requests, Source, split
 
+SETTLE_SECONDS = 1.0
+"""How long a swap waits for another one of the same moment to show itself, in stores without conditional puts."""
+LIST_PAGE = 1000
+"""Objects that a listing asks for at once: as many as stores give."""
 _PIECE: Final = 64 << 20
 _NO_ETAG: Final = '"00000000000000000000000000000000"'
 
@@ -59,7 +65,8 @@ class S3Backend:
         found: list[Stat] = []
         token: str | None = None
         while True:
-            more: dict[str, Any] = {"Prefix": key.rstrip("/") + "/" if key else "", "ContinuationToken": token}
+            prefix = key.rstrip("/") + "/" if key else ""
+            more: dict[str, Any] = {"Prefix": prefix, "MaxKeys": LIST_PAGE, "ContinuationToken": token}
             page = self._requests.send("list_objects_v2", uri, Key=None, **more).response
             found += [
                 Stat(f"s3://{bucket}/{entry['Key']}", int(entry["Size"]), entry["ETag"].strip('"'))
@@ -84,21 +91,15 @@ class S3Backend:
         After a put whose answer was lost, finding `new` counts as having put it; contents of contended
         objects must therefore name their writer.
         """
-        if old is None:
-            try:
-                self._put(uri, BytesSource(new), overwrite=False)
-            except FileExistsError:
-                return False
-            return True
         try:
-            current = self._requests.send("get_object", uri)
-            if current.body != old:
-                return False
             if not self._has_conditions(uri):
-                self._requests.send("put_object", uri, source=BytesSource(new))
-                return self._requests.send("get_object", uri).body == new
-            return self._swap(uri, current, new)
-        except FileNotFoundError:
+                return self._swap_and_look(uri, old, new)
+            if old is None:
+                self._put(uri, BytesSource(new), overwrite=False)
+                return True
+            current = self._requests.send("get_object", uri)
+            return current.body == old and self._swap(uri, current, new)
+        except (FileExistsError, FileNotFoundError):
             return False
 
     def _swap(self, uri: str, current: Answer, new: bytes) -> bool:
@@ -120,6 +121,18 @@ class S3Backend:
                 return True
         return False
 
+    def _swap_and_look(self, uri: str, old: bytes | None, new: bytes) -> bool:
+        """Replace an object without any condition; of two that do so at once, the later one has it."""
+        try:
+            current: bytes | None = self._requests.send("get_object", uri).body
+        except FileNotFoundError:
+            current = None
+        if current != old:
+            return False
+        self._requests.send("put_object", uri, source=BytesSource(new))
+        time.sleep(SETTLE_SECONDS)
+        return self._requests.send("get_object", uri).body == new
+
     def delete(self, uri: str) -> None:
         """See `Backend.delete`."""
         try:
@@ -139,40 +152,62 @@ class S3Backend:
             else:
                 self._put_if_unseen(uri, source)
         except TakenError as error:
-            if not (error.retried and self._holds(uri, source)):
-                raise FileExistsError(uri) from None
+            if error.retried and self._holds(uri, source):
+                return
+            if isinstance(error, LostUploadError) and (overwrite or not self._exists(uri)):
+                raise RunError(
+                    "an upload in parts was lost",
+                    where=uri,
+                    expected="the upload, or the object that it makes",
+                    found="neither: the upload was aborted, or what it made was replaced at once",
+                    next_step="run the same command again: it goes on from here",
+                ) from None
+            raise FileExistsError(uri) from None
 
     def _put_if_unseen(self, uri: str, source: Source) -> None:
+        if self._exists(uri):
+            raise FileExistsError(uri)
+        self._requests.send("put_object", uri, source=source)
+
+    def _exists(self, uri: str) -> bool:
         try:
             self.stat(uri)
         except FileNotFoundError:
-            self._requests.send("put_object", uri, source=source)
-            return
-        raise FileExistsError(uri)
+            return False
+        return True
 
     def _has_conditions(self, uri: str) -> bool:
-        """Whether the bucket's store honours conditions on puts; asked once a process and bucket.
-
-        Asked by a put that every store with conditions must refuse, since it wants to replace an object
-        that does not exist: nothing is written there. A store that carries it out ignores conditions.
-        """
+        """Whether the bucket's store honours conditions on puts; asked once a process and bucket."""
         bucket, _ = split(uri)
         if bucket not in self._conditional:
-            probe = f"{uri.rpartition('/')[0]}/.conditions-{uuid4().hex}"
-            try:
-                self._requests.send("put_object", probe, source=BytesSource(b""), IfMatch=_NO_ETAG)
-            except (FileNotFoundError, TakenError):
-                self._conditional[bucket] = True
-            except UnsupportedError:
-                self._conditional[bucket] = False
-            else:
-                self.delete(probe)
-                self._conditional[bucket] = False
+            self._conditional[bucket] = self._honours_conditions(f"{uri.rpartition('/')[0]}/.conditions-{uuid4().hex}")
             if not self._conditional[bucket]:
                 _log.warning(
                     "the store of bucket %s has no conditional puts: start no two runs on one output at once", bucket
                 )
         return self._conditional[bucket]
+
+    def _honours_conditions(self, probe: str) -> bool:
+        """Ask by puts that must be refused, since some stores carry out what they do not understand.
+
+        `If-Match` must not replace what does not exist, nor `If-None-Match` what does.
+        """
+        try:
+            if not self._refuses(probe, IfMatch=_NO_ETAG):
+                return False
+            self._refuses(probe, IfNoneMatch="*")  # makes it
+            return self._refuses(probe, IfNoneMatch="*")
+        except UnsupportedError:
+            return False
+        finally:
+            self.delete(probe)
+
+    def _refuses(self, uri: str, **condition: Any) -> bool:
+        try:
+            self._requests.send("put_object", uri, source=BytesSource(b""), **condition)
+        except (FileNotFoundError, TakenError):
+            return True
+        return False
 
     def _holds(self, uri: str, source: Source) -> bool:
         """Whether the object is, byte for byte, what was to be put."""

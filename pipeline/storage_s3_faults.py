@@ -28,6 +28,7 @@ _REJECTED: Final = {
     "InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken", "ExpiredTokenException", "InvalidToken",
     "TokenRefreshRequired", "RequestTimeTooSkewed", "InvalidClientTokenId", "RequestExpired",
 }  # fmt: skip
+_DENIED: Final = {"AccessDenied", "403", "Forbidden", "AllAccessDisabled", "UserSuspended", "AccountProblem"}
 _NO_CREDENTIALS: Final = (
     boto.NoCredentialsError,
     boto.PartialCredentialsError,
@@ -61,6 +62,10 @@ class TakenError(FileExistsError):
         """`retried`: an attempt before this one may have been carried out, so the object may be our own."""
         super().__init__(uri)
         self.retried = retried
+
+
+class LostUploadError(TakenError):
+    """An upload in parts is gone: completed by an attempt whose answer was lost, or aborted by somebody."""
 
 
 class BeyondEndError(OSError):
@@ -117,6 +122,27 @@ def public_url(url: str) -> str:
     return f"{parts.scheme}://{parts.hostname or ''}{f':{parts.port}' if parts.port else ''}{parts.path}"
 
 
+def refuse_secret(url: str, uri: str, source: str) -> None:
+    """Refuse an endpoint with a user name, password or query in it: it would be repeated wherever endpoints are.
+
+    Args:
+        url: the endpoint.
+        uri: what was to be reached there.
+        source: where the endpoint comes from.
+
+    Raises:
+        UserError: without the secret.
+    """
+    parts = urlsplit(url)
+    if parts.username or parts.password or parts.query:
+        raise UserError(
+            "an endpoint holds credentials",
+            where=uri,
+            expected=f"{source} without user name, password or query: {public_url(url)}",
+            next_step="take them out of it: credentials come from the environment, a profile or the machine's role",
+        )
+
+
 def _message(
     error: BaseException, code: str, uri: str, *, attempts: int, endpoint: str, profile: str | None
 ) -> GradsieveError:
@@ -138,7 +164,7 @@ def _message(
             found=code,
             next_step="renew or correct them and run the same command: it goes on from here",
         )
-    if code in {"AccessDenied", "403", "Forbidden", "AllAccessDisabled"}:
+    if code in _DENIED:
         return UserError(
             "the object store denies access",
             where=uri,

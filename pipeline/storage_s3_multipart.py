@@ -4,7 +4,7 @@ import logging
 from typing import Any, Final
 
 from pipeline.errors import RunError
-from pipeline.storage_s3_faults import TakenError
+from pipeline.storage_s3_faults import LostUploadError, TakenError
 from pipeline.storage_s3_requests import BytesSource, Requests, Source
 
 SINGLE_PUT_LIMIT = 5 * 1000**3
@@ -25,6 +25,7 @@ def put_in_parts(requests: Requests, uri: str, source: Source, *, overwrite: boo
     Raises:
         TakenError: the object exists and must not be overwritten, or a completion that was sent twice
             may have been carried out (`retried`).
+        LostUploadError: the same, told by the upload's being gone.
     """
     upload = requests.send("create_multipart_upload", uri).response["UploadId"]
     try:
@@ -61,8 +62,7 @@ def _complete(
             IfNoneMatch=if_none_match,
         )
     except FileNotFoundError:
-        # No such upload: an earlier attempt completed it, and its answer was lost. The caller compares.
-        raise TakenError(uri, retried=True) from None
+        raise LostUploadError(uri, retried=True) from None  # the caller compares what is there now
 
 
 def _exists(requests: Requests, uri: str) -> bool:

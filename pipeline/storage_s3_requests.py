@@ -14,11 +14,16 @@ from s3fs import S3FileSystem
 from tenacity import Retrying, retry_if_exception, stop_after_attempt, stop_after_delay, wait_random_exponential
 
 from pipeline.storage import StorageConfig
-from pipeline.storage_s3_faults import STORE_ERRORS, ShortBodyError, is_transient, outcome
+from pipeline.storage_s3_faults import STORE_ERRORS, ShortBodyError, is_transient, outcome, refuse_secret
 
 _SLOWEST: Final = 1 << 20
 """Bytes a second that a transfer must reach on average beyond `call_timeout`."""
 _AMAZON: Final = "https://s3.amazonaws.com"
+_ENDPOINT_VARIABLES: Final = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")
+FIRST_WAIT_SECONDS = 0.25
+"""Upper bound of the wait before the second attempt; it doubles with each further one."""
+LONGEST_WAIT_SECONDS = 20.0
+"""Where the doubling ends."""
 
 
 class Source(Protocol):
@@ -95,6 +100,7 @@ class Requests:
         self._config = config
         self._pid = os.getpid()
         self._file_systems: dict[str, S3FileSystem] = {}
+        self._endpoints: dict[str, str] = {}
 
     def send(
         self,
@@ -144,23 +150,56 @@ class Requests:
         return Retrying(
             retry=retry_if_exception(is_transient),
             stop=stop_after_attempt(self._config.max_attempts) | stop_after_delay(self._config.call_timeout),
-            wait=wait_random_exponential(multiplier=0.25, max=20),
+            wait=wait_random_exponential(multiplier=FIRST_WAIT_SECONDS, max=LONGEST_WAIT_SECONDS),
             reraise=True,
         )
 
     def _attempt(self, bucket: str, method: str, arguments: dict[str, Any], source: Source | None) -> Answer:
-        file_system = self._file_system(bucket)
         seconds = self._config.call_timeout
         if source is None:
-            return _run(file_system, method, arguments, seconds)
+            return self._run(bucket, method, arguments, seconds)
         with source.opened() as body:
             seconds += source.size / _SLOWEST
-            return _run(file_system, method, {**arguments, "Body": body}, seconds)
+            return self._run(bucket, method, {**arguments, "Body": body}, seconds)
+
+    def _run(self, bucket: str, method: str, arguments: dict[str, Any], seconds: float) -> Answer:
+        file_system = self._file_system(bucket)
+        answer: Answer = sync(file_system.loop, self._exchange, file_system, bucket, method, arguments, seconds)
+        return answer
+
+    async def _exchange(
+        self, file_system: S3FileSystem, bucket: str, method: str, arguments: dict[str, Any], seconds: float
+    ) -> Answer:
+        """One attempt, body included, within `seconds` and what its length adds to them."""
+        async with asyncio.timeout(seconds) as limit:
+            client = await file_system.set_session()
+            self._endpoints[bucket] = client.meta.endpoint_url
+            refuse_secret(client.meta.endpoint_url, f"s3://{bucket}", self._endpoint_source(bucket))
+            response: dict[str, Any] = await getattr(client, method)(**arguments)
+            stream = response.pop("Body", None)
+            if stream is None:
+                return Answer(response, b"")
+            announced = int(response["ContentLength"])
+            limit.reschedule(asyncio.get_running_loop().time() + seconds + announced / _SLOWEST)
+            async with stream:
+                body: bytes = await stream.read()
+            if len(body) != announced:
+                raise ShortBodyError(f"{len(body)} of {announced} bytes")
+            return Answer(response, body)
+
+    def _configured(self, bucket: str) -> str | None:
+        special = self._config.buckets.get(bucket)
+        return (special and special.endpoint_url) or self._config.endpoint_url
 
     def _endpoint(self, bucket: str) -> str:
-        special = self._config.buckets.get(bucket)
-        own = (special and special.endpoint_url) or self._config.endpoint_url
-        return own or os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or _AMAZON
+        """What the client found, else what it would begin with."""
+        variable = next((os.environ[name] for name in _ENDPOINT_VARIABLES if os.environ.get(name)), None)
+        return self._endpoints.get(bucket) or self._configured(bucket) or variable or _AMAZON
+
+    def _endpoint_source(self, bucket: str) -> str:
+        if self._configured(bucket):
+            return "storage.endpoint_url"
+        return next((name for name in _ENDPOINT_VARIABLES if os.environ.get(name)), "endpoint_url of the AWS profile")
 
     def _file_system(self, bucket: str) -> S3FileSystem:
         if self._pid != os.getpid():  # a forked child has the parent's sockets, but not its event loop
@@ -168,7 +207,7 @@ class Requests:
         if bucket not in self._file_systems:
             special = self._config.buckets.get(bucket)
             self._file_systems[bucket] = S3FileSystem(
-                endpoint_url=(special and special.endpoint_url) or self._config.endpoint_url,
+                endpoint_url=self._configured(bucket),
                 profile=special.profile if special else None,
                 config_kwargs={
                     "connect_timeout": self._config.connect_timeout,
@@ -197,28 +236,6 @@ class _OnceSession(AIOHTTPSession):  # type: ignore[misc]  # the library has no 
         session = await super()._get_session(proxy_url)
         session._retry_connection = False  # there is no public switch
         return session
-
-
-def _run(file_system: S3FileSystem, method: str, arguments: dict[str, Any], seconds: float) -> Answer:
-    answer: Answer = sync(file_system.loop, _exchange, file_system, method, arguments, seconds)
-    return answer
-
-
-async def _exchange(file_system: S3FileSystem, method: str, arguments: dict[str, Any], seconds: float) -> Answer:
-    """One attempt, body included, within `seconds` and what its length adds to them."""
-    async with asyncio.timeout(seconds) as limit:
-        client = await file_system.set_session()
-        response: dict[str, Any] = await getattr(client, method)(**arguments)
-        stream = response.pop("Body", None)
-        if stream is None:
-            return Answer(response, b"")
-        announced = int(response["ContentLength"])
-        limit.reschedule(asyncio.get_running_loop().time() + seconds + announced / _SLOWEST)
-        async with stream:
-            body: bytes = await stream.read()
-        if len(body) != announced:
-            raise ShortBodyError(f"{len(body)} of {announced} bytes")
-        return Answer(response, body)
 
 
 def split(uri: str) -> tuple[str, str]:

@@ -1,10 +1,13 @@
-"""Both S3 servers, the proxy before the real one, and an empty place in each."""
+"""Both S3 servers, a proxy before each, and an empty place in each."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 
 import pytest
 
-from pipeline.storage import Storage
+from pipeline import storage as storage_module
+from pipeline import storage_s3_requests
+from pipeline.storage import Storage, StorageConfig
 from tests.servers.fault_proxy import FaultProxy
 from tests.servers.fixtures import Store, moto_store, rgw_store
 
@@ -22,11 +25,38 @@ def store(request: pytest.FixtureRequest) -> Iterator[Store]:
         yield found
 
 
+@pytest.fixture(autouse=True)
+def short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Attempts follow one another at once; that their waits grow is tested by itself."""
+    monkeypatch.setattr(storage_s3_requests, "FIRST_WAIT_SECONDS", 0.01)
+
+
+@pytest.fixture(scope="session")
+def proxies() -> Iterator[Callable[[Store], FaultProxy]]:
+    """One proxy a server for the whole session: a client that finds it again need not be made again."""
+    running: dict[str, FaultProxy] = {}
+    with ExitStack() as stack:
+
+        def before(server: Store) -> FaultProxy:
+            if server.name not in running:
+                running[server.name] = stack.enter_context(FaultProxy(server.port))
+            return running[server.name]
+
+        yield before
+
+
 @pytest.fixture
-def proxy(store: Store) -> Iterator[FaultProxy]:
+def proxy(store: Store, proxies: Callable[[Store], FaultProxy]) -> Iterator[FaultProxy]:
     """A proxy before the server that passes everything until it is told otherwise."""
-    with FaultProxy(store.port) as running:
-        yield running
+    running = proxies(store)
+    running.calm()
+    yield running
+    running.calm()
+
+
+def forget_stores() -> None:
+    """What this process knows of stores (connections, credentials, conditions) is to be found out anew."""
+    storage_module._backend.cache_clear()
 
 
 @pytest.fixture
@@ -44,8 +74,6 @@ def through(proxy: FaultProxy) -> Storage:
 
 def storage_through(proxy: FaultProxy, **settings: object) -> Storage:
     """A storage behind a proxy with short time-outs; settings as in `StorageConfig`."""
-    from pipeline.storage import StorageConfig
-
     values = {
         "endpoint_url": proxy.endpoint,
         "connect_timeout": 2.0,

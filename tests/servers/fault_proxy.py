@@ -21,7 +21,9 @@ Fault = Literal[
     "slow_down",  # 503 SlowDown
     "internal_error",  # 500 InternalError
     "expired",  # 403 ExpiredToken
+    "taken",  # 412 PreconditionFailed
     "no_conditions",  # the server never sees the conditional headers
+    "no_if_none_match",  # it sees one of the two kinds
     "not_implemented",  # 501 if the request is conditional
     "stall",  # no answer until the client gives up
     "drip",  # the answer's bytes one by one, slowly
@@ -31,6 +33,7 @@ _ANSWERS = {
     "slow_down": (503, "Slow Down", "SlowDown"),
     "internal_error": (500, "Internal Server Error", "InternalError"),
     "expired": (403, "Forbidden", "ExpiredToken"),
+    "taken": (412, "Precondition Failed", "PreconditionFailed"),
     "not_implemented": (501, "Not Implemented", "NotImplemented"),
 }
 _CONDITIONS = (b"if-match", b"if-none-match")
@@ -71,6 +74,8 @@ class FaultProxy:
     upstream_port: int
     requests: list[str] = field(default_factory=list)
     """Method and target of each request seen, in order."""
+    access_keys: set[str] = field(default_factory=set)
+    """Who signed them."""
 
     def __enter__(self) -> "FaultProxy":
         """Listen."""
@@ -117,10 +122,12 @@ class FaultProxy:
         """Pass everything."""
         self._faults, self._only = iter(()), ""
         self.requests.clear()
+        self.access_keys.clear()
 
     def _next_fault(self, request: Message) -> Fault:
         with self._lock:
             self.requests.append(request.start.removesuffix(" HTTP/1.1"))
+            self.access_keys.add(_access_key(request))
             return next(self._faults, "pass") if self._only in request.start else "pass"
 
     def _serve(self, client: socket.socket) -> None:
@@ -146,6 +153,8 @@ class FaultProxy:
             return True
         if fault == "no_conditions":
             request = request.without(_CONDITIONS)
+        if fault == "no_if_none_match":
+            request = request.without([b"if-none-match"])
         answer = self._ask(request)
         return _deliver(client, answer, fault)
 
@@ -155,6 +164,12 @@ class FaultProxy:
             answer = _receive(server, answer_to=request)
         assert answer is not None, "the server behind the proxy gave no answer"
         return answer
+
+
+def _access_key(request: Message) -> str:
+    """Of a request signed by AWS's fourth version; empty if it is not signed."""
+    _, _, credential = (request.header(b"authorization") or b"").partition(b"Credential=")
+    return credential.split(b"/", 1)[0].decode()
 
 
 def _deliver(client: socket.socket, answer: Message, fault: Fault) -> bool:
