@@ -1,13 +1,16 @@
 """Each fault between us and the store, on each kind of request: the result is right, or the error says why."""
 
-import hashlib
 import os
 import pickle
+import socket
+from contextlib import ExitStack
 from pathlib import Path
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
-from pipeline import storage_s3_multipart
+from pipeline import storage_s3_requests
 from pipeline.errors import RunError, UserError
 from pipeline.storage import AlreadyExistsError, ConflictError, Storage, join
 from tests.object_store.conftest import storage_through
@@ -95,64 +98,6 @@ def test_foreign_object_after_a_lost_answer_is_not_taken_for_ours(
     assert through.read_bytes(uri) == b"theirs"
 
 
-@pytest.mark.parametrize("fault", [*BEFORE, *LOST])
-@pytest.mark.parametrize("step", ["POST", "PUT", "uploadId=", "HEAD"])
-def test_upload_in_parts_after_faults_is_whole(
-    step: str,
-    fault: Fault,
-    proxy: FaultProxy,
-    through: Storage,
-    place: str,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    _lower_limits(monkeypatch)
-    data = os.urandom(11 << 20)
-    (tmp_path / "big").write_bytes(data)
-    through.put(join(place, "first"), b"")  # the question for conditions comes before the plan
-    through.put_once(join(place, "asked"), b"")
-    proxy.plan(fault, only=step)
-    through.put_file(join(place, "big"), tmp_path / "big", overwrite=False)
-    assert hashlib.sha256(through.read_bytes(join(place, "big"))).digest() == hashlib.sha256(data).digest()
-
-
-def test_lost_completion_of_parts_is_recognised_and_a_taken_name_refused(
-    proxy: FaultProxy, through: Storage, place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    _lower_limits(monkeypatch)
-    (tmp_path / "big").write_bytes(os.urandom(6 << 20))
-    through.put_once(join(place, "asked"), b"")
-    proxy.plan("pass", "reset_after", only="POST")
-    through.put_file(join(place, "big"), tmp_path / "big", overwrite=False)
-    proxy.calm()
-    before = through.stat(join(place, "big"))
-    (tmp_path / "other").write_bytes(os.urandom(6 << 20))
-    with pytest.raises(FileExistsError):
-        through.put_file(join(place, "big"), tmp_path / "other", overwrite=False)
-    assert through.stat(join(place, "big")) == before
-    assert any(request.startswith("DELETE") and "uploadId" in request for request in proxy.requests)
-
-
-def test_upload_in_parts_that_fails_is_aborted_and_invisible(
-    store: Store, proxy: FaultProxy, place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    _lower_limits(monkeypatch)
-    (tmp_path / "big").write_bytes(os.urandom(6 << 20))
-    storage = storage_through(proxy, max_attempts=2)
-    storage.put_once(join(place, "asked"), b"")
-    proxy.plan("pass", "internal_error", "internal_error", only="partNumber")
-    with pytest.raises(RunError, match="object store failed"):
-        storage.put_file(join(place, "big"), tmp_path / "big", overwrite=True)
-    assert not storage.exists(join(place, "big"))
-    assert proxy.requests[-2].startswith("DELETE")
-    from s3fs import S3FileSystem
-
-    listed = S3FileSystem(endpoint_url=store.endpoint, skip_instance_cache=True).call_s3(
-        "list_multipart_uploads", Bucket="pool-bucket"
-    )
-    assert [upload for upload in listed.get("Uploads") or [] if place.endswith(upload["Key"].split("/")[0])] == []
-
-
 def test_refused_connection_names_the_endpoint(store: Store, place: str) -> None:
     from tests.servers.rgw import free_port
 
@@ -161,6 +106,38 @@ def test_refused_connection_names_the_endpoint(store: Store, place: str) -> None
         store.storage(endpoint_url=endpoint, max_attempts=2).read_bytes(join(place, "a"))
     for part in (endpoint, join(place, "a"), "EndpointConnectionError", "2 times"):
         assert part in str(caught.value)
+
+
+def test_connection_that_nobody_accepts_is_given_up_after_its_time_out(store: Store, place: str) -> None:
+    with socket.socket() as deaf, ExitStack() as waiting:
+        deaf.bind(("127.0.0.1", 0))
+        deaf.listen(0)
+        for _ in range(3):  # whoever comes later gets no answer at all, not even a refusal
+            client = waiting.enter_context(socket.socket())
+            client.setblocking(False)
+            client.connect_ex(deaf.getsockname())
+        endpoint = f"http://127.0.0.1:{deaf.getsockname()[1]}"
+        with pytest.raises(RunError, match="cannot be reached") as caught:
+            store.storage(endpoint_url=endpoint, connect_timeout=0.2, max_attempts=2).read_bytes(join(place, "a"))
+    assert "Timeout" in str(caught.value)
+
+
+def test_waits_between_attempts_double_up_to_a_bound_and_are_drawn(
+    proxy: FaultProxy, place: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waits: list[float] = []
+    monkeypatch.setattr("tenacity.nap.time", SimpleNamespace(sleep=waits.append))
+    monkeypatch.setattr(storage_s3_requests, "FIRST_WAIT_SECONDS", 0.25)
+    monkeypatch.setattr(storage_s3_requests, "LONGEST_WAIT_SECONDS", 2.0)
+    proxy.always("slow_down")
+    for _ in range(20):
+        with pytest.raises(RunError, match="SlowDown, at the last of 6"):
+            storage_through(proxy, max_attempts=6).read_bytes(join(place, "a"))
+    drawn = np.reshape(waits, (20, 5))  # [request, wait]
+    for number, bound in enumerate([0.25, 0.5, 1.0, 2.0, 2.0]):
+        assert bound / 2 < drawn[:, number].max() <= bound
+        assert drawn[:, number].min() < bound / 2
+    assert len(set(waits)) == len(waits)
 
 
 @pytest.mark.parametrize("fault", ["slow_down", "reset_before", "truncated_body"])
@@ -228,8 +205,3 @@ def _assert_no_secret(store: Store, error: BaseException) -> None:
     shown = f"{error!r} {error} {pickle.dumps(error)!r} {error.__cause__!r}"
     assert store.environment["AWS_SECRET_ACCESS_KEY"] not in shown
     assert store.environment["AWS_ACCESS_KEY_ID"] not in shown
-
-
-def _lower_limits(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(storage_s3_multipart, "SINGLE_PUT_LIMIT", 5 << 20)
-    monkeypatch.setattr(storage_s3_multipart, "PART_BYTES", 5 << 20)  # the least that stores accept

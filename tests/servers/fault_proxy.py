@@ -22,6 +22,7 @@ Fault = Literal[
     "internal_error",  # 500 InternalError
     "expired",  # 403 ExpiredToken
     "taken",  # 412 PreconditionFailed
+    "no_upload",  # 404 NoSuchUpload
     "no_conditions",  # the server never sees the conditional headers
     "no_if_none_match",  # it sees one of the two kinds
     "not_implemented",  # 501 if the request is conditional
@@ -33,6 +34,7 @@ _ANSWERS = {
     "slow_down": (503, "Slow Down", "SlowDown"),
     "internal_error": (500, "Internal Server Error", "InternalError"),
     "expired": (403, "Forbidden", "ExpiredToken"),
+    "no_upload": (404, "Not Found", "NoSuchUpload"),
     "taken": (412, "Precondition Failed", "PreconditionFailed"),
     "not_implemented": (501, "Not Implemented", "NotImplemented"),
 }
