@@ -14,7 +14,7 @@ from pipeline.lease import held
 from pipeline.nodes import assemble, check_metadata, check_voters
 from pipeline.plan import check_limits, make_plan, plan_table, plan_totals
 from pipeline.progress import Reporter
-from pipeline.run_record import RunRecord
+from pipeline.run_record import RunRecord, failure_to_write_told
 from pipeline.runner import Runner, check_end_to_end
 from pipeline.storage import Storage, absolute, join
 from pipeline.yaml_config import load_config
@@ -79,11 +79,10 @@ class Curation:
             try:
                 finished = runner.run(record)
                 check_end_to_end(finished)
-            except GradsieveError as error:
-                record.finish("failed", str(error))
-                raise
             except BaseException as error:
-                record.finish("interrupted" if isinstance(error, KeyboardInterrupt) else "failed", repr(error))
+                state = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
+                with failure_to_write_told(self.reporter):
+                    record.finish(state, str(error) if isinstance(error, GradsieveError) else repr(error))
                 raise
             finally:
                 engine.shutdown()

@@ -3,14 +3,16 @@
 import json
 import platform
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from pipeline.artifact import Artifact, Manifest, canonical_json, sha256_hex
-from pipeline.errors import RunError, UserError
+from pipeline.errors import GradsieveError, RunError, UserError
+from pipeline.progress import Reporter
 from pipeline.storage import Storage, absolute, join, relative
 
 RECORD_NAME = "run.json"
@@ -76,7 +78,29 @@ class RunRecord:
         return relative(self._output, uri) if uri.startswith(self._output + "/") else uri
 
     def _write(self) -> None:
-        self._storage.put(self._uri, json.dumps(self.body, indent=1, ensure_ascii=False).encode())
+        self._storage.put(self._uri, sealed(self.body))
+
+
+def sealed(body: Mapping[str, Any]) -> bytes:
+    """A record as JSON that carries its own digest, for people to read as well."""
+    open_body = {key: value for key, value in body.items() if key != "digest"}
+    digest = sha256_hex(canonical_json(open_body))
+    return json.dumps({**open_body, "digest": digest}, indent=1, ensure_ascii=False).encode()
+
+
+def is_unchanged(record: Mapping[str, Any]) -> bool:
+    """Whether a record is as the run wrote it, by its own digest."""
+    body = {key: value for key, value in record.items() if key != "digest"}
+    return record.get("digest") == sha256_hex(canonical_json(body))
+
+
+@contextmanager
+def failure_to_write_told(reporter: Reporter) -> Iterator[None]:
+    """Warn where the record cannot be written: what made the run fail is the error to tell."""
+    try:
+        yield
+    except (GradsieveError, OSError) as error:
+        reporter.warn(f"{RECORD_NAME} could not be written: {str(error).splitlines()[0]}")
 
 
 def read_record(run: str, storage: Storage) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from pipeline.errors import RunError
 from pipeline.graph import Graph, Node, is_replacing
 from pipeline.limits import LimitsConfig
 from pipeline.progress import Reporter
-from pipeline.run_record import RunRecord, versions
+from pipeline.run_record import RunRecord, failure_to_write_told, versions
 from pipeline.stage import ExternalFiles, StageContext, StageResult
 from pipeline.storage import AlreadyExistsError, ConflictError, Storage, join
 
@@ -65,7 +65,8 @@ class Runner:
                 try:
                     artifact = self._run_node(node, inputs, external, fingerprint)
                 except BaseException:
-                    record.stage(node.name, "failed")
+                    with failure_to_write_told(self._reporter):
+                        record.stage(node.name, "failed")
                     raise
                 record.stage(node.name, "done", artifact, uri)
                 self._reporter.say(f"{node.name}: {_outcome(artifact)}")

@@ -90,8 +90,8 @@ class Backend(Protocol):
     def stat(self, uri: str) -> Stat:
         """Size and version; FileNotFoundError if absent."""
 
-    def list(self, uri: str) -> list[Stat]:
-        """All objects below a prefix, sorted by URI; none if the prefix does not exist."""
+    def list(self, uri: str, *, hidden: bool) -> list[Stat]:
+        """All objects below a prefix, sorted by URI; hidden ones (`.something`) if wanted; none if it is absent."""
 
     def put(self, uri: str, data: bytes, *, overwrite: bool) -> None:
         """Put a whole object; FileExistsError if it exists and must not be overwritten."""
@@ -192,9 +192,9 @@ class Storage:
             return False
         return True
 
-    def list(self, uri: str, *, suffix: str = "") -> list[Stat]:
-        """Objects below a prefix whose names end in `suffix`, sorted by URI."""
-        return [stat for stat in self._readable(uri).list(uri) if stat.uri.endswith(suffix)]
+    def list(self, uri: str, *, suffix: str = "", hidden: bool = False) -> list[Stat]:
+        """Objects below a prefix whose names end in `suffix`, sorted by URI; locks and parts of puts if `hidden`."""
+        return [stat for stat in self._readable(uri).list(uri, hidden=hidden) if stat.uri.endswith(suffix)]
 
     def read_table(self, uri: str, columns: Sequence[str] | None = None) -> pa.Table:
         """A Parquet file as an Arrow table."""

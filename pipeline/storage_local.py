@@ -30,11 +30,11 @@ class LocalBackend:
         info = os.stat(uri)
         return Stat(uri, info.st_size, str(info.st_mtime_ns))
 
-    def list(self, uri: str) -> list[Stat]:
-        """See `Backend.list`; hidden files (parts of unfinished puts among them) are left out."""
+    def list(self, uri: str, *, hidden: bool) -> list[Stat]:
+        """See `Backend.list`; parts of unfinished puts are among the hidden files."""
         found: list[Stat] = []
         for folder, _, names in os.walk(uri):
-            found += [self._listed(os.path.join(folder, name)) for name in names if not name.startswith(".")]
+            found += [self._listed(os.path.join(folder, name)) for name in names if hidden or not name.startswith(".")]
         return sorted(found)
 
     def _listed(self, uri: str) -> Stat:

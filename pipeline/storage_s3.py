@@ -59,8 +59,8 @@ class S3Backend:
         response = self._requests.send("head_object", uri).response
         return Stat(uri, int(response["ContentLength"]), response["ETag"].strip('"'))
 
-    def list(self, uri: str) -> list[Stat]:
-        """See `Backend.list`; hidden names are left out, as on disk."""
+    def list(self, uri: str, *, hidden: bool) -> list[Stat]:
+        """See `Backend.list`."""
         bucket, key = split(uri)
         found: list[Stat] = []
         token: str | None = None
@@ -71,7 +71,7 @@ class S3Backend:
             found += [
                 Stat(f"s3://{bucket}/{entry['Key']}", int(entry["Size"]), entry["ETag"].strip('"'))
                 for entry in page.get("Contents", [])
-                if not entry["Key"].endswith("/") and not entry["Key"].rpartition("/")[2].startswith(".")
+                if not entry["Key"].endswith("/") and (hidden or not entry["Key"].rpartition("/")[2].startswith("."))
             ]
             token = page.get("NextContinuationToken")
             if not token:

@@ -10,15 +10,14 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from importlib import import_module
 
-from pipeline.artifact import MANIFEST_NAME, Artifact, FileEntry, Manifest, sha256_hex
+from pipeline.artifact import Artifact, FileEntry, Manifest, sha256_hex
 from pipeline.errors import GradsieveError, RunError
 from pipeline.graph import is_replacing
 from pipeline.progress import Bar, Reporter
-from pipeline.run_record import read_record, resolve
-from pipeline.storage import Storage, absolute, join, relative
+from pipeline.run_record import RECORD_NAME, is_unchanged, read_record, resolve
+from pipeline.storage import Storage, absolute, join
+from pipeline.verify_unlisted import Unlisted, find_unlisted
 
-PRIVATE_FOLDERS = ("checkpoints/", "parts/", "work/")
-"""Folders of a stage's own inside its artifact, which no manifest lists."""
 _CONTENTS = "stages.verify_contents"
 
 
@@ -42,10 +41,10 @@ class Verdict:
     num_artifacts: int = 0
     num_files: int = 0
     num_bytes: int = 0
-    orphans: list[str] = field(default_factory=list)
-    """Files of the store that no manifest lists: left by a run that died, or put there by hand; harmless."""
-    num_private: int = 0
-    """Unlisted files in the stages' own folders, such as checkpoints."""
+    unlisted: Unlisted = field(default_factory=Unlisted)
+    """What lies beside: orphans, and the stages' private files."""
+    unchecked: list[str] = field(default_factory=list)
+    """What could not be held against the run, and why."""
 
 
 def verify(run: str, storage: Storage, reporter: Reporter) -> Verdict:
@@ -62,19 +61,10 @@ def verify(run: str, storage: Storage, reporter: Reporter) -> Verdict:
     output = absolute(run)
     record = read_record(run, storage)
     verdict = Verdict()
-    artifacts: dict[str, Artifact] = {}
-    for name, entry in record["stages"].items():
-        if "manifest" not in entry:
-            found = Difference(name, f"the stage is not finished ({entry['state']})", output)
-            verdict.differences.append(found)
-            continue
-        uri = resolve(output, entry["manifest"])
-        try:
-            manifest = _manifest(storage, uri, name)
-        except GradsieveError as error:
-            verdict.differences.append(Difference(name, str(error).replace("\n", ";"), uri))
-            continue
-        artifacts[name] = Artifact(resolve(output, entry["root"]), manifest, storage)
+    if not is_unchanged(record):
+        what = "the run's record was changed after it was written"
+        verdict.differences.append(Difference("run", what, join(output, RECORD_NAME)))
+    artifacts = dict(_artifacts(record["stages"], output, storage, verdict))
     verdict.num_artifacts = len(artifacts)
     total = sum(file.bytes for artifact in artifacts.values() for file in artifact.manifest.files)
     with reporter.bar("read", total, "bytes") as bar:
@@ -83,11 +73,33 @@ def verify(run: str, storage: Storage, reporter: Reporter) -> Verdict:
     readable = not verdict.differences  # what is damaged or gone cannot be counted
     for name, artifact in artifacts.items():
         verdict.differences += _check_lineage(name, artifact, artifacts)
-        _check_unlisted(name, artifact, output, verdict)
+    verdict.unlisted = find_unlisted(output, artifacts, list(record["stages"]), storage)
+    for name, uri in verdict.unlisted.strays:
+        verdict.differences.append(Difference(name, "a file that no manifest lists", uri))
     if readable:
         contents = import_module(_CONTENTS)
-        verdict.differences += [Difference(*found) for found in contents.differences(artifacts, reporter)]
+        excluded = record["config"].get("select", {}).get("exclude", [])
+        found = contents.Contents(artifacts, reporter, excluded, storage)
+        verdict.differences += [Difference(*difference) for difference in found.differences()]
+        verdict.unchecked += found.unchecked
     return verdict
+
+
+def _artifacts(
+    stages: Mapping[str, Mapping[str, str]], output: str, storage: Storage, verdict: Verdict
+) -> Iterator[tuple[str, Artifact]]:
+    """Those whose manifest can be read; what is wrong with others goes into the verdict."""
+    for name, entry in stages.items():
+        if "manifest" not in entry:
+            verdict.differences.append(Difference(name, f"the stage is not finished ({entry['state']})", output))
+            continue
+        uri = resolve(output, entry["manifest"])
+        try:
+            manifest = _manifest(storage, uri, name)
+        except GradsieveError as error:
+            verdict.differences.append(Difference(name, str(error).replace("\n", ";"), uri))
+            continue
+        yield name, Artifact(resolve(output, entry["root"]), manifest, storage)
 
 
 def _manifest(storage: Storage, uri: str, name: str) -> Manifest:
@@ -141,19 +153,3 @@ def _check_lineage(name: str, artifact: Artifact, artifacts: Mapping[str, Artifa
     for role, content in artifact.manifest.inputs.items():
         if content not in contents:
             yield Difference(name, f"it was made from another `{role}` than this run has", artifact.root)
-
-
-def _check_unlisted(name: str, artifact: Artifact, output: str, verdict: Verdict) -> None:
-    """A stray file in a deliverable is a difference, as its readers take all that is there; in the store an orphan."""
-    listed = {file.path for file in artifact.manifest.files}
-    deliverable = artifact.root == join(output, name)
-    for stat in artifact.storage.list(artifact.root):
-        path = relative(artifact.root, stat.uri)
-        if path in listed or (not deliverable and path == MANIFEST_NAME):
-            continue
-        if deliverable:
-            verdict.differences.append(Difference(name, "a file that no manifest lists", stat.uri))
-        elif path.startswith(PRIVATE_FOLDERS):
-            verdict.num_private += 1
-        else:
-            verdict.orphans.append(stat.uri)

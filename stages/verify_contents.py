@@ -1,7 +1,8 @@
 """Whether pool, subset and shards account for the same samples, counted from their rows and bytes alone."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 import polars as pl
@@ -11,10 +12,13 @@ from numpy.typing import NDArray
 from pipeline.artifact import Artifact
 from pipeline.errors import GradsieveError
 from pipeline.progress import Reporter
+from pipeline.storage import Storage
+from stages import verify_tables
 from stages.formats.datacomp import SampleError, sample_parts
 from stages.formats.npy import read_subset
 from stages.formats.tar import ShardReader
 from stages.kernels.uid import UID_DTYPE, parse_hex, to_records
+from stages.select_exclude import read_excluded
 
 Found = tuple[str, str, str]
 """Artifact, what is wrong, where."""
@@ -22,17 +26,60 @@ Found = tuple[str, str, str]
 _UID = ["uid_hi", "uid_lo"]
 
 
-def differences(artifacts: Mapping[str, Artifact], reporter: Reporter) -> Iterator[Found]:
-    """All that does not agree; artifacts that the run has not are left out.
+@dataclass
+class Contents:
+    """The artifacts of a run, to be counted against one another; those that the run has not are left out."""
 
-    Holds one uid bucket of rows, and 16 bytes a kept sample.
-    """
-    if "pool" in artifacts:
-        yield from _pool(artifacts["pool"])
-    if "pool" in artifacts and "subset" in artifacts:
-        yield from _subset(artifacts["pool"], artifacts["subset"])
-    if "subset" in artifacts and "shards" in artifacts:
-        yield from _shards(artifacts["subset"], artifacts["shards"], reporter)
+    artifacts: Mapping[str, Artifact]
+    reporter: Reporter
+    exclude: Sequence[str] = ()
+    """Lists of samples that must not be kept, wherever they lie now."""
+    storage: Storage = field(default_factory=Storage)
+    """Reaches those lists."""
+    unchecked: list[str] = field(default_factory=list)
+    """What could not be held against the run."""
+
+    def differences(self) -> Iterator[Found]:
+        """All that does not agree. Holds one uid bucket of rows, and 16 bytes a kept sample."""
+        pool, subset, shards = (self.artifacts.get(name) for name in ("pool", "subset", "shards"))
+        for name, artifact in self.artifacts.items():
+            yield from _told(artifact, verify_tables.rows(name, artifact))
+        if pool is not None:
+            yield from _told(pool, _pool(pool))
+            yield from _told(pool, verify_tables.index(pool))
+            for name, artifact in self.artifacts.items():
+                if name in ("votes", "decisions"):
+                    yield from _told(artifact, verify_tables.whole_pool(name, artifact, pool))
+                elif name.startswith("scores/"):
+                    yield from _told(artifact, verify_tables.scores(name, artifact, pool))
+        if subset is not None:
+            if pool is not None:
+                yield from _told(subset, _subset(pool, subset))
+            yield from _told(subset, self._excluded(subset))
+            if shards is not None:
+                yield from _told(shards, _shards(subset, shards, self.reporter))
+
+    def _excluded(self, subset: Artifact) -> Iterator[Found]:
+        """No kept sample is on a list of those that must not be."""
+        for uri in self.exclude:
+            try:
+                listed = read_excluded(self.storage, [uri])
+            except (GradsieveError, OSError) as error:
+                self.unchecked.append(f"exclude list {uri}: {str(error).splitlines()[0]}")
+                continue
+            kept = listed.contains(*read_subset(subset.storage, subset.uri("sample_ids.npy")))
+            if kept.any():
+                what = f"{int(kept.sum())} kept samples are on the exclude list {uri}; run again if it has grown since"
+                yield "subset", what, subset.uri("sample_ids.npy")
+
+
+def _told(artifact: Artifact, found: Iterator[Found]) -> Iterator[Found]:
+    """What a check finds; that it cannot read what it needs is a difference as well."""
+    try:
+        yield from found
+    except (GradsieveError, OSError, LookupError, ValueError, StopIteration, RuntimeError) as error:
+        what = str(error).replace("\n", ";") or type(error).__name__
+        yield artifact.manifest.artifact, f"it does not hold what it must: {what}", artifact.root
 
 
 def _pool(pool: Artifact) -> Iterator[Found]:
@@ -56,11 +103,7 @@ def _pool(pool: Artifact) -> Iterator[Found]:
 def _subset(pool: Artifact, subset: Artifact) -> Iterator[Found]:
     """Each indexed sample has one reason; the kept ones are the subset file, in order, once each."""
     where = subset.uri("sample_ids.npy")
-    try:
-        kept = read_subset(subset.storage, where)
-    except GradsieveError as error:
-        yield "subset", str(error).replace("\n", ";"), where
-        return
+    kept = read_subset(subset.storage, where)
     records = to_records(kept[0], kept[1])
     if len(records) != len(np.unique(records)):
         yield "subset", "a uid stands twice in the subset file", where
@@ -103,6 +146,8 @@ def _shards(subset: Artifact, shards: Artifact, reporter: Reporter) -> Iterator[
     with reporter.bar("shards", len(tars), "tars") as bar:
         for file in tars:
             uids, faults = _read_shard(shards, file.path)
+            if len(uids) != file.rows:
+                faults.append(f"the tar holds {len(uids)} samples; its manifest lists {file.rows}")
             yield from (("shards", fault, shards.uri(file.path)) for fault in faults)
             counts[file.path] = len(uids)
             if uids:

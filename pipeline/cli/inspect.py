@@ -55,11 +55,14 @@ def verify(run: RunArgument, endpoint_url: EndpointOption = None) -> None:
     print_line = Console(soft_wrap=True).print
     print_line(
         f"{verdict.num_artifacts} artifacts, {verdict.num_files:,} files, {human_bytes(verdict.num_bytes)} read again; "
-        f"{verdict.num_private:,} private files of the stages and {len(verdict.orphans):,} orphans beside them",
+        f"beside them {verdict.unlisted.num_private:,} private files of the stages, which are not read, "
+        f"and {len(verdict.unlisted.orphans):,} orphans",
         highlight=False,
     )
-    for orphan in verdict.orphans[:_SHOWN]:
+    for orphan in verdict.unlisted.orphans[:_SHOWN]:
         print_line(f"orphan: {orphan}", highlight=False, markup=False)
+    for unchecked in verdict.unchecked:
+        print_line(f"not checked: {unchecked}", highlight=False, markup=False)
     if verdict.differences:
         shown = "\n".join(str(difference) for difference in verdict.differences[:_SHOWN])
         raise RunError(f"the run differs from its manifests in {len(verdict.differences):,} place(s)\n{shown}")
