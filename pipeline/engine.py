@@ -43,6 +43,8 @@ class ClusterConfig(Config):
     """`in_process` runs the data stages without Ray, one partition after the other: same bytes."""
     task_retries: int = placement(3, ge=0)
     """How often a task is tried again after its worker or node was lost."""
+    grace_seconds: float = placement(25.0, ge=0)
+    """Seconds that a training told to end (SIGTERM) may take to save itself; whoever stops it must wait as long."""
 
 
 class Engine:

@@ -1,4 +1,7 @@
-"""SIGTERM ends a run as Ctrl-C does: workers are told, the record is written, the same command goes on."""
+"""SIGTERM ends a run as Ctrl-C does: workers are told, the record is written, the same command goes on.
+
+Work that can save itself first asks for time to do so with `time_to_save`.
+"""
 
 import signal
 import threading
@@ -28,6 +31,44 @@ def own_sigterm() -> Iterator[None]:
     finally:
         if handler is _end:
             signal.signal(signal.SIGTERM, handler)
+
+
+@contextmanager
+def time_to_save(seconds: float) -> Iterator[threading.Event]:
+    """Within it SIGTERM only sets the event that is yielded; `Terminated` comes when the work is left.
+
+    Work that does not leave within `seconds`, or is told a second time, is broken off where it is. Does nothing in a
+    process that has not called `end_at_sigterm`.
+
+    Args:
+        seconds: that may pass between SIGTERM and the end.
+
+    Raises:
+        Terminated: SIGTERM came, and the work left of itself or was broken off.
+    """
+    told = threading.Event()
+    if threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGTERM) is not _end:
+        yield told
+        return
+    main = threading.main_thread().ident
+    assert main is not None
+    overdue = threading.Timer(seconds, signal.pthread_kill, (main, signal.SIGTERM))
+    overdue.daemon = True
+
+    def tell(number: int, frame: FrameType | None) -> None:
+        if told.is_set():
+            _end(number, frame)
+        told.set()
+        overdue.start()
+
+    signal.signal(signal.SIGTERM, tell)
+    try:
+        yield told
+    finally:
+        overdue.cancel()
+        signal.signal(signal.SIGTERM, signal.SIG_IGN if told.is_set() else _end)
+    if told.is_set():
+        raise Terminated
 
 
 def _end(number: int, frame: FrameType | None) -> None:

@@ -1,57 +1,80 @@
-"""Start the ranks: Ray Train's workers, or this process where there is one rank and no Ray is wanted."""
+"""Start the ranks: Ray Train's workers, or this process where there is one rank and no Ray is wanted.
 
-import logging
+Ranks that leave on a notice (`stages/train/notice.py`) have taken a checkpoint. When a node is about to leave they are
+started again on the nodes that stay; when the run was told to end, it ends.
+"""
+
 import os
 import tempfile
 import threading
-import time
 import uuid
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 from pipeline.engine import Engine
-from pipeline.errors import GradsieveError, RunError, UserError
-from pipeline.progress import Bar, Reporter
-from stages.train.spec import Standing, TrainSpec
+from pipeline.errors import RunError, UserError
+from pipeline.progress import Reporter
+from pipeline.termination import time_to_save
+from stages.train.board import BarProgress, BoardProgress, progress_shown
+from stages.train.checkpoint import CheckpointStore
+from stages.train.notice import Notice
+from stages.train.rank_errors import NodeTakenError, RankLostError, translated
+from stages.train.spec import TrainSpec
 
-_POLL_SECONDS = 0.5
+Value = TypeVar("Value")
+
+_JOIN_SECONDS = 0.5
 _START_SECONDS = "900"  # ranks may wait for nodes to come up, or for other work to end
 
 
 def launch(spec: TrainSpec, engine: Engine, reporter: Reporter) -> None:
-    """Run a training to its end, going on from the last checkpoint when a rank is lost.
+    """Run a training to its end, going on from the last checkpoint when a rank or its node is lost.
 
     Raises:
         GradsieveError: as raised in a rank, or RunError where ranks were lost too often.
+        Terminated: SIGTERM came; within `cluster.grace_seconds` a checkpoint was taken.
     """
     if engine.config.executor == "in_process":
-        _in_this_process(spec, reporter)
+        with time_to_save(engine.config.grace_seconds) as told:
+            _in_this_process(spec, reporter, told)
         return
     os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", _START_SECONDS)
     engine.ensure_ray()
-    with _progress_shown(spec, reporter) as board:
-        for attempt in range(spec.config.max_retries + 1):
+    with time_to_save(engine.config.grace_seconds) as told, progress_shown(spec, reporter, told) as board:
+        losses = 0
+        while not told.is_set():
             try:
-                _fit(spec, board)
-                return
-            except _RankLostError as lost:
-                if attempt == spec.config.max_retries:
-                    raise RunError(
-                        "ranks were lost too often",
-                        where=spec.name,
-                        expected=f"at most {spec.config.max_retries} losses (train.max_retries)",
-                        found=lost,
-                        next_step="see why processes died (memory is the usual reason); the same command goes on",
-                    ) from lost
-                reporter.warn(f"{spec.name}: a rank was lost ({lost}); going on from the last checkpoint")
+                notice = _fit(spec, board)
+            except NodeTakenError as taken:
+                reporter.say(f"{spec.name}: a node was taken away ({taken}); {_going_on(spec)}")
+            except RankLostError as lost:
+                losses += 1
+                if losses > spec.config.max_retries:
+                    raise _lost_too_often(spec, lost) from lost
+                reporter.say(f"{spec.name}: a rank was lost ({lost}); {_going_on(spec)}")
+            else:
+                if notice is Notice.NONE:
+                    return
+                if notice is Notice.NODE_LEAVES:
+                    reporter.say(f"{spec.name}: a node is about to leave; {_going_on(spec)}")
 
 
-class _RankLostError(Exception):
-    """A process died, or its node; nothing in its code was wrong."""
+def _going_on(spec: TrainSpec) -> str:
+    last = CheckpointStore(spec.output).latest()
+    return f"starting again on the nodes that there are, from step {last.step if last else 0:,}"
 
 
-def _in_this_process(spec: TrainSpec, reporter: Reporter) -> None:
+def _lost_too_often(spec: TrainSpec, lost: RankLostError) -> RunError:
+    return RunError(
+        "ranks were lost too often",
+        where=spec.name,
+        expected=f"at most {spec.config.max_retries} losses (train.max_retries)",
+        found=lost,
+        next_step="see why processes died (memory is the usual reason); the same command goes on",
+    )
+
+
+def _in_this_process(spec: TrainSpec, reporter: Reporter, told: threading.Event) -> None:
     import torch  # only here: naming this module must not bring torch
 
     from stages.train.loop import train
@@ -69,75 +92,13 @@ def _in_this_process(spec: TrainSpec, reporter: Reporter) -> None:
     threads = torch.get_num_threads()
     try:
         with reporter.bar(spec.name, None, "samples") as bar:
-            train(spec, Ranks(), device, _BarProgress(bar, reporter))
+            train(spec, Ranks(), device, BarProgress(bar, reporter, told))
     finally:
         torch.set_num_threads(threads)
 
 
-class _BarProgress:
-    """Shows progress directly."""
-
-    def __init__(self, bar: Bar, reporter: Reporter) -> None:
-        self._bar, self._reporter = bar, reporter
-
-    def stand(self, standing: Standing) -> None:
-        _show(self._bar, standing)
-
-    def warn(self, text: str) -> None:
-        self._reporter.warn(text)
-
-    def committed(self, step: int, loss: float) -> None:
-        del step, loss
-
-
-class Board:
-    """An actor that holds rank 0's progress until the driver asks for it."""
-
-    def __init__(self) -> None:
-        """Nothing is known yet."""
-        self._standing: Standing | None = None
-        self._warnings: list[str] = []
-
-    def stand(self, standing: Standing) -> None:
-        """Replace what is known."""
-        self._standing = standing
-
-    def warn(self, text: str) -> None:
-        """Keep a warning until it is read."""
-        self._warnings.append(text)
-
-    def read(self) -> tuple[Standing | None, list[str]]:
-        """How far training is, and warnings since the last reading."""
-        warnings, self._warnings = self._warnings, []
-        return self._standing, warnings
-
-
-class _BoardProgress:
-    """Tells the board, at most some times a second, and never waits for it."""
-
-    def __init__(self, board: Any) -> None:
-        self._board = board
-        self._last = 0.0
-
-    def stand(self, standing: Standing) -> None:
-        now = time.monotonic()
-        if now - self._last >= _POLL_SECONDS or standing.samples == standing.total:
-            self._last = now
-            self._board.stand.remote(standing)
-
-    def warn(self, text: str) -> None:
-        import ray
-
-        ray.get(self._board.warn.remote(text))  # a warning must arrive before its rank ends
-
-    def committed(self, step: int, loss: float) -> None:
-        import ray.train
-
-        ray.train.report({"step": step, "loss": loss})  # for Ray's dashboard; nothing is uploaded
-
-
-def _rank(config: dict[str, Any]) -> None:
-    """Ray Train's loop function: one rank."""
+def _rank(config: dict[str, Any]) -> int:
+    """Ray Train's loop function: one rank; the notice on which it left."""
     import torch
     from ray.train.torch import get_device
 
@@ -146,107 +107,55 @@ def _rank(config: dict[str, Any]) -> None:
 
     spec: TrainSpec = config["spec"]
     device = get_device() if spec.config.use_gpu else torch.device("cpu")
-    train(spec, Ranks.current(), device, _BoardProgress(config["board"]))
+    ranks = Ranks.current()
+    return int(train(spec, ranks, device, BoardProgress(config["board"], first=ranks.rank == 0)))
 
 
-def _fit(spec: TrainSpec, board: Any) -> None:
+def _fit(spec: TrainSpec, board: Any) -> Notice:
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
 
     config = spec.config
     resources: dict[str, float] = {"CPU": 1} if config.use_gpu else {"CPU": config.threads_per_rank}
+    rank: Any = _rank
+    none: dict[str, Any] = {"max_failures": 0, "max_preemption_failures": 0}  # `launch` starts ranks again, and says so
     with tempfile.TemporaryDirectory(prefix="gradsieve-train-") as scratch:
         trainer = TorchTrainer(
-            _rank,
+            rank,
             train_loop_config={"spec": spec, "board": board},
             scaling_config=ScalingConfig(
                 num_workers=config.num_workers, use_gpu=config.use_gpu, resources_per_worker=resources
             ),
             # Checkpoints are ours: a run of Ray's never resumes, so each has a new name and nothing worth keeping.
             run_config=RunConfig(
-                name=f"gradsieve-{uuid.uuid4().hex}", storage_path=scratch, failure_config=FailureConfig(max_failures=0)
+                name=f"gradsieve-{uuid.uuid4().hex}",
+                storage_path=scratch,
+                failure_config=FailureConfig(**none),
             ),
             torch_config=TorchConfig(backend="nccl" if config.use_gpu else "gloo"),
         )
-        _translated(trainer.fit, spec)
+        result: Any = translated(lambda: _aside(trainer.fit), spec)
+        return Notice(result.return_value)
 
 
-def _translated(fit: Callable[[], Any], spec: TrainSpec) -> None:
-    """Raise what a rank raised as itself."""
-    from ray.exceptions import RayError
-    from ray.train import TrainingFailedError
+def _aside(call: Callable[[], Value]) -> Value:
+    """Call in another thread, so that this one hears signals.
 
-    try:
-        fit()
-    except TrainingFailedError as failed:
-        causes = list(_causes(failed))
-        ours = next((cause for cause in causes if isinstance(cause, GradsieveError)), None)
-        if ours is not None:
-            raise ours from None
-        died = next((cause for cause in causes if isinstance(cause, RayError) or _is_loss(type(cause).__name__)), None)
-        if died is not None:
-            raise _RankLostError(str(died).splitlines()[0]) from failed
-        raise RunError(
-            "training failed",
-            where=spec.name,
-            found="; ".join(f"{type(cause).__name__}: {cause}" for cause in causes[:3]) or failed,
-            next_step="this is a defect: please report it with the log",
-        ) from failed
+    In the main thread Ray Train would take Ctrl-C for itself, for good, and end the process with exit code 0.
+    """
+    outcome: list[Value] = []
+    failure: list[BaseException] = []
 
-
-def _is_loss(name: str) -> bool:
-    """Whether Ray Train calls a lost process or node by this name (its classes are not public)."""
-    return "Health" in name or "Preemption" in name
-
-
-def _causes(error: BaseException) -> Iterator[BaseException]:
-    """The errors of single ranks inside Ray's, and what caused them."""
-    failures = getattr(error, "worker_failures", None)
-    nested = list(failures.values()) if failures else []
-    nested += [getattr(error, "controller_failure", None), getattr(error, "_base_exc", None), error.__cause__]
-    if not failures:
-        yield error
-    for inner in nested:
-        if isinstance(inner, BaseException):
-            yield from _causes(inner)
-
-
-@contextmanager
-def _progress_shown(spec: TrainSpec, reporter: Reporter) -> Iterator[Any]:
-    """An actor for ranks to report to, and a thread that shows what it knows."""
-    import ray
-
-    logging.getLogger("ray.train").setLevel(logging.CRITICAL)  # errors are told by us, once
-    board: Any = ray.remote(num_cpus=0)(Board).remote()
-    stop = threading.Event()
-    with reporter.bar(spec.name, None, "samples") as bar:
-        watcher = threading.Thread(target=_watch, args=(board, bar, reporter, stop), daemon=True)
-        watcher.start()
+    def run() -> None:
         try:
-            yield board
-        finally:
-            stop.set()
-            watcher.join(timeout=10)
-            ray.kill(board)
+            outcome.append(call())
+        except BaseException as error:  # raised again where the caller waits
+            failure.append(error)
 
-
-def _watch(board: Any, bar: Bar, reporter: Reporter, stop: threading.Event) -> None:
-    import ray
-    from ray.exceptions import RayError
-
-    last = False
-    while not last:
-        last = stop.wait(_POLL_SECONDS)
-        try:
-            standing, warnings = ray.get(board.read.remote(), timeout=10)
-        except RayError:  # the cluster is going away; the run's own error tells why
-            return
-        for text in warnings:
-            reporter.warn(text)
-        if standing is not None:
-            _show(bar, standing)
-
-
-def _show(bar: Bar, standing: Standing) -> None:
-    effect = f", {standing.effective_share:.0%} in effect" if standing.effective_share < 1 else ""
-    bar.set(standing.samples, f"loss {standing.loss:.3f}{effect}", total=standing.total)
+    thread = threading.Thread(target=run, name="fit", daemon=True)
+    thread.start()
+    while thread.is_alive():
+        thread.join(_JOIN_SECONDS)
+    if failure:
+        raise failure[0]
+    return outcome[0]

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from pipeline.artifact import Artifact
+from pipeline.artifact import Artifact, FileEntry
 from stages.models.build import build_model
 from stages.models.weights import check_shapes, load_state
 from stages.train.check import uninformative_error
@@ -22,9 +22,10 @@ from stages.train.divergence import (
     offending_uids,
 )
 from stages.train.history import History
-from stages.train.ledger import Ledger
+from stages.train.ledger import Ledger, Uncut
 from stages.train.loader import Loader, LocalBatch
 from stages.train.mimic import build_step, resolve_names
+from stages.train.notice import Listener, Notice
 from stages.train.optimizer import bound_logit_scale, build_optimizer, clip_gradients, learning_rate
 from stages.train.order import num_steps
 from stages.train.probe import LossDrops, Probe, to_batch
@@ -39,16 +40,19 @@ LEAST_EFFECTIVE_SHARE = 0.5
 _REFERENCE_WEIGHTS = "model/open_clip_model.safetensors"
 
 
-def train(spec: TrainSpec, ranks: Ranks, device: torch.device, progress: Progress) -> None:
+def train(spec: TrainSpec, ranks: Ranks, device: torch.device, progress: Progress) -> Notice:
     """Run the training that `spec` describes; its results are in its last checkpoint.
 
     Called in every rank, within a process group where there are several.
+
+    Returns:
+        Notice.NONE after the last step; else why it left before, with a checkpoint of every step that was done.
 
     Raises:
         RunError: loss or scores are not finite, or the reference became uninformative and that stops the run.
     """
     make_repeatable(spec.config.threads_per_rank, device)
-    _Training(spec, ranks, device, progress).run()
+    return _Training(spec, ranks, device, progress).run()
 
 
 def make_repeatable(threads: int, device: torch.device) -> None:
@@ -91,17 +95,18 @@ class _Training:
             self._wrapped, spec.config, reference=self._reference_weights(), names=names, ranks=ranks, seed=spec.seed
         )
         self._history = History(self._resumed.history)
-        self._ledger = Ledger(spec.output, ranks.rank) if spec.reference is not None else None
+        self._ledger = Ledger(spec.output, ranks.rank, self._resumed.uncut) if spec.reference is not None else None
         self._checks: list[dict[str, Any]] = list(self._resumed.checks)
         self._saver = Saver(spec, ranks, self._resumed)
+        self._listener = Listener(progress.notice, ranks)
         self._probe: Probe | None = None
         self._drops: LossDrops | None = None
         self._shares: list[float] = []
         self._last_losses: deque[float] = deque(maxlen=8)
         self._warned = False
 
-    def run(self) -> None:
-        """All steps from the checkpoint on."""
+    def run(self) -> Notice:
+        """All steps from the checkpoint on, or those before a notice."""
         self._prepare_probe()
         if self._config.method == "score":
             self._clip.eval()
@@ -113,8 +118,14 @@ class _Training:
         for step, local in self._batches():
             outcome = self._one_step(step, local)
             self._record(step, local, outcome)
+            notice = self._listener.after_step()
             if self._checkpoint_due(step + 1):
                 self._checkpoint(step + 1)
+            elif notice:
+                self._checkpoint_before_leaving(step + 1)
+            if notice and step + 1 < self._num_steps:
+                return notice
+        return Notice.NONE
 
     def _batches(self) -> Iterator[tuple[int, LocalBatch]]:
         step = self._resumed.step
@@ -208,19 +219,26 @@ class _Training:
         return done == self._num_steps or epoch_end or (every is not None and done % every == 0)
 
     def _checkpoint(self, done: int) -> None:
-        epoch, batch = self._loader.order.cursor(done)
         self._refuse_broken_weights(done)
         self._check_reference(done)
         self._warn_of_small_effective_batch()
-        part = self._ledger.cut() if self._ledger is not None else None
+        self._save(done, ledger_part=self._ledger.cut() if self._ledger is not None else None)
+
+    def _checkpoint_before_leaving(self, done: int) -> None:
+        """One that nobody planned adds nothing to the result: no check of the reference, no cut of the ledger."""
+        self._refuse_broken_weights(done)
+        self._save(done, uncut=self._ledger.uncut() if self._ledger is not None else None)
+
+    def _save(self, done: int, *, ledger_part: FileEntry | None = None, uncut: Uncut | None = None) -> None:
         self._saver.save(
             step=done,
-            cursor=(epoch, batch),
+            cursor=self._loader.order.cursor(done),
             model=self._clip,
             optimizer=self._optimizer,
             history=self._history,
             checks=self._checks,
-            ledger_part=part,
+            ledger_part=ledger_part,
+            uncut=uncut,
             facts={"num_samples": self._loader.order.num_samples, "num_steps": self._num_steps},
         )
         self._progress.committed(done, self._last_losses[-1])

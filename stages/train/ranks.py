@@ -1,10 +1,13 @@
 """Collectives between ranks whose results do not depend on buckets, timing or who asks."""
 
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
+
+Value = TypeVar("Value")
 
 
 @dataclass(frozen=True)
@@ -52,6 +55,14 @@ class Ranks:
         parts = [torch.empty_like(own) for _ in range(self.world_size)]
         dist.all_gather(parts, own)
         return torch.cat(parts)[: flat.numel()]
+
+    def word_of_first(self, value: Value) -> Value:
+        """The first rank's value in every rank; any that can be pickled."""
+        if self.world_size == 1:
+            return value
+        box = [value]
+        dist.broadcast_object_list(box, src=0)
+        return box[0]
 
     def barrier(self) -> None:
         """Wait for all ranks."""

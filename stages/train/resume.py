@@ -16,8 +16,9 @@ from stages.models.weights import CONFIG_NAME, load_state, model_files, save_sta
 from stages.train.checkpoint import Checkpoint, CheckpointStore, dump_state
 from stages.train.checkpoint import load_state as load_training_state
 from stages.train.history import History
+from stages.train.ledger import Uncut
 from stages.train.ranks import Ranks
-from stages.train.spec import HISTORY, MODEL_CONFIG, OPTIMIZER, WEIGHTS, TrainSpec
+from stages.train.spec import HISTORY, MODEL_CONFIG, OPTIMIZER, WEIGHTS, TrainSpec, uncut_name
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,8 @@ class Resumed:
     epochs: Mapping[str, Any] = field(default_factory=dict)
     """Finished epochs -> entry of the weights after them."""
     ledger: tuple[FileEntry, ...] = ()
+    uncut: Uncut | None = None
+    """What this rank had scored since its ledger was last cut."""
 
     def restore(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
         """Put weights and optimizer into the state of the checkpoint, if there is one."""
@@ -46,11 +49,8 @@ class Resumed:
 def find_checkpoint(spec: TrainSpec, ranks: Ranks) -> Resumed:
     """The furthest checkpoint, the same for all ranks."""
     store = CheckpointStore(spec.output)
-    found = store.latest() if ranks.rank == 0 else None
-    if ranks.world_size > 1:  # another driver may be committing meanwhile: rank 0 decides
-        box = [found]
-        dist.broadcast_object_list(box, src=0)
-        found = box[0]
+    # Another driver may be committing meanwhile: rank 0 decides.
+    found = ranks.word_of_first(store.latest() if ranks.rank == 0 else None)
     if found is None:
         return Resumed()
     history = pq.read_table(io.BytesIO(store.read(found, HISTORY))) if ranks.rank == 0 else None
@@ -62,7 +62,14 @@ def find_checkpoint(spec: TrainSpec, ranks: Ranks) -> Resumed:
         checks=tuple(found.facts["checks"]),
         epochs=found.facts["epochs"],
         ledger=found.ledger,
+        uncut=_uncut(store, found, ranks.rank),
     )
+
+
+def _uncut(store: CheckpointStore, found: Checkpoint, rank: int) -> Uncut | None:
+    if "uncut_from" not in found.facts:
+        return None
+    return Uncut(int(found.facts["uncut_from"]), found.step - 1, store.read(found, uncut_name(rank)))
 
 
 class Saver:
@@ -85,6 +92,7 @@ class Saver:
         history: History,
         checks: list[dict[str, Any]],
         ledger_part: FileEntry | None,
+        uncut: Uncut | None,
         facts: Mapping[str, Any],
     ) -> None:
         """Commit a checkpoint; returns in every rank once it exists.
@@ -96,12 +104,16 @@ class Saver:
             optimizer: the same in all ranks.
             history: of rank 0.
             checks: of the reference, so far.
-            ledger_part: what this rank scored since the last checkpoint.
+            ledger_part: what this rank scored since its ledger was last cut, where that was cut now.
+            uncut: the same, where it was not.
             facts: further values to find again, as JSON.
         """
-        self._ledger += [part for part in self._everyones(ledger_part) if part is not None]
+        rows = None if uncut is None else self._store.put(step, uncut_name(self._ranks.rank), uncut.data)
+        parts, everyones_rows = self._everyones(ledger_part), self._everyones(rows)
+        self._ledger += [part for part in parts if part is not None]
         if self._ranks.rank == 0:
             files = self._put(step, model, optimizer, history)
+            more = {} if uncut is None else {"uncut_from": uncut.first_step}
             if cursor[1] == 0:
                 self._epochs[str(cursor[0])] = asdict(files[0])
             self._store.commit(
@@ -109,9 +121,9 @@ class Saver:
                 epoch=cursor[0],
                 batch=cursor[1],
                 world_size=self._ranks.world_size,
-                files=files,
+                files=[*files, *(entry for entry in everyones_rows if entry is not None)],
                 ledger=self._ledger,
-                facts={**facts, "checks": checks, "epochs": self._epochs},
+                facts={**facts, **more, "checks": checks, "epochs": self._epochs},
             )
         self._ranks.barrier()
 

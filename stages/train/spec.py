@@ -6,9 +6,15 @@ from typing import Literal, NamedTuple, Protocol
 from pipeline.artifact import Artifact, ArtifactWriter
 from stages.train.config import TrainConfig
 from stages.train.loader import LoaderSpec
+from stages.train.notice import Notice
 
 WEIGHTS, OPTIMIZER, HISTORY, MODEL_CONFIG = "weights", "optimizer", "history", "config"
-"""Names of the files in a checkpoint."""
+"""Names of the files in a checkpoint; one that nobody planned also holds each rank's `uncut_name`."""
+
+
+def uncut_name(rank: int) -> str:
+    """Of the file with what a rank scored since its ledger was last cut."""
+    return f"uncut-{rank:05d}"
 
 
 @dataclass(frozen=True)
@@ -38,7 +44,7 @@ class Standing(NamedTuple):
 
 
 class Progress(Protocol):
-    """Where rank 0 says how far training is and what must not be missed."""
+    """Where rank 0 says how far training is and what must not be missed, and hears that it must end."""
 
     def stand(self, standing: Standing) -> None:
         """Show how far it is; cheap, may be called each step."""
@@ -48,3 +54,6 @@ class Progress(Protocol):
 
     def committed(self, step: int, loss: float) -> None:
         """A checkpoint exists; called in every rank."""
+
+    def notice(self) -> Notice:
+        """Whether ranks will be stopped soon; called in every rank after the same steps, rank 0's answer counts."""

@@ -12,7 +12,9 @@ from pipeline.artifact import Artifact
 from pipeline.engine import Engine
 from pipeline.errors import RunError, UserError
 from stages.train import launch, loop
+from stages.train.board import BoardProgress
 from stages.train.config import TrainConfig
+from stages.train.notice import Notice
 from stages.train.stage import TrainStage
 from tests.artifacts import context, listed, run_stage
 from tests.stages.train.test_stage import recipe
@@ -36,7 +38,7 @@ class DieOnce:
     def __init__(self, marker: Path) -> None:
         self.marker = str(marker)
 
-    def __call__(self, spec: Any, ranks: Any, device: Any, progress: Any) -> None:
+    def __call__(self, spec: Any, ranks: Any, device: Any, progress: Any) -> Notice:
         whole = loop._Training._one_step
 
         def dying(training: Any, step: int, local: Any) -> Any:
@@ -47,7 +49,7 @@ class DieOnce:
 
         loop._Training._one_step = dying  # type: ignore[method-assign]
         try:
-            loop.train(spec, ranks, device, progress)
+            return loop.train(spec, ranks, device, progress)
         finally:
             loop._Training._one_step = whole  # type: ignore[method-assign]
 
@@ -64,13 +66,15 @@ def test_two_ranks_one_lost_end_in_the_bytes_of_an_undisturbed_run(
     assert disturbed.manifest.content == straight.manifest.content
 
 
-def _rank_with(function: DieOnce) -> Any:
-    def rank(config: dict[str, Any]) -> None:
+def _rank_with(function: Any) -> Any:
+    def rank(config: dict[str, Any]) -> int:
         import torch
 
         from stages.train.ranks import Ranks
 
-        function(config["spec"], Ranks.current(), torch.device("cpu"), launch._BoardProgress(config["board"]))
+        ranks = Ranks.current()
+        progress = BoardProgress(config["board"], first=ranks.rank == 0)
+        return int(function(config["spec"], ranks, torch.device("cpu"), progress))
 
     return rank
 

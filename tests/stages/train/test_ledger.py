@@ -1,7 +1,10 @@
+import tempfile
 from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from pipeline.artifact import ArtifactWriter, FileEntry
 from pipeline.errors import RunError
@@ -52,6 +55,42 @@ def test_cut_without_a_step_gives_nothing_but_an_empty_step_gives_a_part(tmp_pat
     assert part is not None
     assert part.rows == 0
     assert ledger.cut() is None
+
+
+@given(shape=st.lists(st.integers(0, 4), min_size=1, max_size=8), leaves=st.sets(st.integers(1, 8)))
+def test_ledger_taken_up_again_any_number_of_times_gives_the_same_part(shape: list[int], leaves: set[int]) -> None:
+    """Rows a step, and steps after which the process leaves and another one goes on."""
+    with tempfile.TemporaryDirectory() as folder:
+        writer = ArtifactWriter(folder, Storage())
+        straight, disturbed = Ledger(writer, 1), Ledger(writer, 1)
+        for step, rows in enumerate(shape):
+            for ledger in (straight, disturbed):
+                ledger.append(step + 3, **batch(rows, 10 * step))
+            if step + 1 in leaves:
+                left = disturbed.uncut()
+                assert left is not None
+                assert (left.first_step, left.last_step) == (3, step + 3)
+                disturbed = Ledger(writer, 1, left)
+        assert disturbed.cut() == straight.cut()
+
+
+def test_uncut_rows_stay_until_they_are_cut(tmp_path: Path) -> None:
+    ledger = Ledger(ArtifactWriter(str(tmp_path), Storage()), 0)
+    assert ledger.uncut() is None
+    ledger.append(2, **batch(3))
+    assert ledger.uncut() == ledger.uncut()
+    part = ledger.cut()
+    assert part is not None
+    assert part.rows == 3
+    assert ledger.uncut() is None
+
+
+def test_taken_up_ledger_refuses_a_step_that_does_not_follow(tmp_path: Path) -> None:
+    writer = ArtifactWriter(str(tmp_path), Storage())
+    first = Ledger(writer, 0)
+    first.append(2, **batch(3))
+    with pytest.raises(ValueError, match="step 2 does not follow step 2"):
+        Ledger(writer, 0, first.uncut()).append(2, **batch(3))
 
 
 def test_equal_rows_give_the_same_part_and_other_rows_another_name(tmp_path: Path) -> None:

@@ -1,11 +1,16 @@
 """The loop: what it warns of, when it checks the reference, where it stops, and that any batch is a place to go on."""
 
 import io
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from rich.console import Console
 
 from pipeline.artifact import Artifact
@@ -15,7 +20,10 @@ from stages.train import check, loop
 from stages.train.checkpoint import CheckpointStore
 from stages.train.config import TrainConfig
 from stages.train.loop import initial_model, make_repeatable
-from stages.train.stage import TrainStage
+from stages.train.notice import Listener, Notice
+from stages.train.ranks import Ranks
+from stages.train.spec import Standing, TrainSpec
+from stages.train.stage import TrainStage, loader_spec
 from tests.artifacts import commit, context, listed
 from tests.stages.train.conftest import Lineage
 from tests.stages.train.test_stage import recipe
@@ -32,6 +40,38 @@ def run(
     made.reporter.console = Console(file=told, width=400)
     stage = TrainStage(config, pool_path=lineage.pool[1], on_uninformative=on_uninformative)
     return commit(root, "training/mimic", stage.run(made)), told.getvalue()
+
+
+CPU = torch.device("cpu")
+
+
+def spec_of(root: Path, lineage: Lineage, config: TrainConfig) -> TrainSpec:
+    """What the stage would hand to a rank, see `run`."""
+    made = context(root, inputs={"pool": lineage.pool[0], "init": lineage.base, "reference": lineage.reference})
+    loader = loader_spec(config, lineage.pool[0], lineage.pool[1], made.seed)
+    return TrainSpec(config, made.seed, loader, made.output, "training/mimic", lineage.base, lineage.reference, "warn")
+
+
+class Leaving:
+    """A progress that tells to end after a step; `done` collects the steps that were done."""
+
+    def __init__(self, step: int, done: list[int]) -> None:
+        self._step, self._done = step, done
+
+    def stand(self, standing: Standing) -> None:
+        self._done.append(standing.samples // 12)
+
+    def warn(self, text: str) -> None: ...
+
+    def committed(self, step: int, loss: float) -> None: ...
+
+    def notice(self) -> Notice:
+        return Notice.RUN_ENDS if self._done[-1] == self._step else Notice.NONE
+
+
+@pytest.fixture(autouse=True)
+def every_step_listens(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loop, "Listener", partial(Listener, seconds=0))
 
 
 class Stopped(Exception):
@@ -84,6 +124,57 @@ def test_training_that_died_before_any_batch_ends_in_the_same_bytes(
     again, told = run(tmp_path, lineage, config)
     assert again.manifest.content == straight[every].manifest.content
     assert ("going on from step" in told) == bool(due)
+
+
+@settings(max_examples=8, deadline=None)
+@given(every=st.sampled_from([1, 2, None]), leave_after=st.sets(st.integers(1, 6)))
+def test_training_that_leaves_after_any_steps_ends_in_the_same_bytes(
+    lineage: Lineage, straight: dict[int | None, Artifact], every: int | None, leave_after: set[int]
+) -> None:
+    """Model, history, checks of the reference and ledger: all of the content, and no step is done twice."""
+    config = recipe(**RESUMED, checkpoint_every=every)
+    with TemporaryDirectory() as folder:
+        spec = spec_of(Path(folder), lineage, config)
+        done: list[int] = []
+        for step in sorted(leave_after - {6}):
+            assert loop.train(spec, Ranks(), CPU, Leaving(step, done)) is Notice.RUN_ENDS
+            last = CheckpointStore(spec.output).latest()
+            assert last is not None
+            assert last.step == step
+        made, told = run(Path(folder), lineage, config)
+        assert made.manifest.content == straight[every].manifest.content
+        assert ("going on from step" in told) == bool(leave_after - {6})
+        assert done == list(range(1, max(leave_after - {6}, default=0) + 1))
+
+
+def test_training_without_scores_that_leaves_ends_in_the_same_bytes(lineage: Lineage, tmp_path: Path) -> None:
+    config = recipe(epochs=2)
+    spec = replace(spec_of(tmp_path / "left", lineage, config), reference=None)
+    for step in (1, 4, 5):
+        assert loop.train(spec, Ranks(), CPU, Leaving(step, [])) is Notice.RUN_ENDS
+    left, whole = (run(tmp_path / name, lineage, config, with_reference=False)[0] for name in ("left", "whole"))
+    assert left.manifest.content == whole.manifest.content
+
+
+def test_training_that_is_told_to_end_at_its_last_step_is_finished(lineage: Lineage, tmp_path: Path) -> None:
+    spec = spec_of(tmp_path, lineage, recipe(**RESUMED))
+    assert loop.train(spec, Ranks(), CPU, Leaving(6, [])) is Notice.NONE
+
+
+def test_checkpoint_before_leaving_keeps_broken_weights_out(
+    lineage: Lineage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = spec_of(tmp_path, lineage, recipe(**RESUMED))
+    bound = loop.bound_logit_scale
+
+    def broken(clip: torch.nn.Module) -> None:
+        bound(clip)
+        next(clip.parameters()).data.fill_(float("inf"))
+
+    monkeypatch.setattr(loop, "bound_logit_scale", broken)
+    with pytest.raises(RunError, match="weights are not finite"):
+        loop.train(spec, Ranks(), CPU, Leaving(1, []))
+    assert CheckpointStore(spec.output).latest() is None
 
 
 def test_checkpoints_change_what_is_checked_but_not_what_is_learned(straight: dict[int | None, Artifact]) -> None:

@@ -1,5 +1,6 @@
 """Two ranks give one rank's scores and gradients; four give the same bits resumed or not."""
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from stages.train import loop
 from stages.train.checkpoint import CheckpointStore
 from stages.train.config import EffectiveBatch, Tower, TrainConfig
 from stages.train.direction import WeightDifference
+from stages.train.notice import Listener, Notice
 from stages.train.ranks import Ranks
 from stages.train.reduce import parallel
 from stages.train.spec import Standing, TrainSpec
@@ -116,16 +118,32 @@ class Interrupted(Exception):
 
 
 class Quiet:
+    """Rank 0 hears after a number of steps that the node leaves; what other ranks hear does not count."""
+
+    def __init__(self, leave_after: int | None, rank: int) -> None:
+        self._left = leave_after if rank == 0 else 1
+
     def stand(self, standing: Standing) -> None: ...
 
     def warn(self, text: str) -> None: ...
 
     def committed(self, step: int, loss: float) -> None: ...
 
+    def notice(self) -> Notice:
+        if self._left is None:
+            return Notice.NONE
+        self._left -= 1
+        return Notice.NONE if self._left else Notice.NODE_LEAVES
 
-def trained_by_loop(spec: TrainSpec, stop: int | None) -> None:
-    """The stage's own loop in this rank; with `stop`, every rank breaks off before that step."""
+
+def trained_by_loop(spec: TrainSpec, *, stop: int | None = None, leave_after: int | None = None) -> None:
+    """The stage's own loop in this rank.
+
+    With `stop` every rank breaks off before that step; with `leave_after` all leave, on a notice, after so many.
+    """
+    ranks = Ranks.current()
     whole = loop._Training._one_step
+    loop.Listener = partial(Listener, seconds=0)  # type: ignore[misc, assignment]
 
     def stopping(training: Any, step: int, local: Any) -> Any:
         if step == stop:
@@ -134,7 +152,8 @@ def trained_by_loop(spec: TrainSpec, stop: int | None) -> None:
 
     loop._Training._one_step = stopping  # type: ignore[method-assign]
     try:
-        loop.train(spec, Ranks.current(), CPU, Quiet())
+        notice = loop.train(spec, ranks, CPU, Quiet(leave_after, ranks.rank))
+        assert notice is (Notice.NONE if leave_after is None else Notice.NODE_LEAVES)
     except Interrupted:
         assert stop is not None
     finally:
@@ -142,9 +161,11 @@ def trained_by_loop(spec: TrainSpec, stop: int | None) -> None:
 
 
 def straight_and_resumed(straight: TrainSpec, resumed: TrainSpec) -> tuple[Tensor, Tensor]:
-    trained_by_loop(straight, None)
-    trained_by_loop(resumed, 5)  # the last checkpoint is at 4, an epoch's end; step 4 is done twice
-    trained_by_loop(resumed, None)
+    trained_by_loop(straight)
+    trained_by_loop(resumed, leave_after=2)  # checkpoints are planned at 3, 4, 6 and 8
+    trained_by_loop(resumed, stop=5)  # the last checkpoint is at 4, an epoch's end; step 4 is done twice
+    trained_by_loop(resumed, leave_after=1)
+    trained_by_loop(resumed)
     return order_of_sum()
 
 
@@ -184,6 +205,8 @@ def test_four_ranks_resumed_run_equals_straight_run_bit_by_bit(tmp_path: Path) -
         for name in ("straight", "resumed")
     )
     sums = run_ranks(4, straight_and_resumed, tmp_path, straight, resumed)
+    left = {path.parent.name for path in (tmp_path / "resumed").rglob("uncut-*")}
+    assert left == {"step-000000002", "step-000000005"}
     ends = [CheckpointStore(spec.output).latest() for spec in (straight, resumed)]
     assert [end and end.step for end in ends] == [8, 8]
     assert ends[0] == ends[1], "weights, optimizer, history and ledger are named by their content"

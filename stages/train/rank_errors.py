@@ -1,0 +1,65 @@
+"""What Ray Train's errors mean: an error of ours in a rank, a lost rank, a node that was taken away, or a defect."""
+
+from collections.abc import Callable, Iterator
+from typing import TypeVar
+
+from pipeline.errors import GradsieveError, RunError
+from stages.train.spec import TrainSpec
+
+Value = TypeVar("Value")
+
+
+class RankLostError(Exception):
+    """A process died, or its node; nothing in its code was wrong."""
+
+
+class NodeTakenError(RankLostError):
+    """A node was preempted before its ranks had left it: foreseen, hence not counted."""
+
+
+def translated(fit: Callable[[], Value], spec: TrainSpec) -> Value:
+    """Raise what a rank raised as itself."""
+    from ray.exceptions import RayError
+    from ray.train import TrainingFailedError
+
+    try:
+        return fit()
+    except TrainingFailedError as failed:
+        causes = list(_causes(failed))
+        ours = next((cause for cause in causes if isinstance(cause, GradsieveError)), None)
+        if ours is not None:
+            raise ours from None
+        taken = next((cause for cause in causes if _is_preemption(cause)), None)
+        if taken is not None:
+            raise NodeTakenError(str(taken).splitlines()[0]) from failed
+        died = next((cause for cause in causes if isinstance(cause, RayError) or _is_loss(type(cause).__name__)), None)
+        if died is not None:
+            raise RankLostError(str(died).splitlines()[0]) from failed
+        raise RunError(
+            "training failed",
+            where=spec.name,
+            found="; ".join(f"{type(cause).__name__}: {cause}" for cause in causes[:3]) or failed,
+            next_step="this is a defect: please report it with the log",
+        ) from failed
+
+
+def _is_loss(name: str) -> bool:
+    """Whether Ray Train calls a lost process or node by this name (its classes are not public)."""
+    return "Health" in name
+
+
+def _is_preemption(cause: BaseException) -> bool:
+    """Whether a process died, or was ended, because its node was drained."""
+    return type(cause).__name__ == "PreemptionError" or bool(getattr(cause, "preempted", False))
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    """The errors of single ranks inside Ray's, and what caused them."""
+    failures = getattr(error, "worker_failures", None)
+    nested = list(failures.values()) if failures else []
+    nested += [getattr(error, "controller_failure", None), getattr(error, "_base_exc", None), error.__cause__]
+    if not failures:
+        yield error
+    for inner in nested:
+        if isinstance(inner, BaseException):
+            yield from _causes(inner)
