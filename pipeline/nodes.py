@@ -33,11 +33,15 @@ def assemble(config: RunConfig) -> list[Node]:
         {"pool": "pool", "training": "training/mimic"},
     )
     selectors = [_selector(config, name) for name in sorted(config.selectors)]
+    # What needs the pool alone goes first: a fault in a table or a column is found before hours of training.
+    early = [node for node in selectors if set(node.inputs) == {"pool"}]
+    late = [node for node in selectors if node not in early]
     scores = {node.name: node.name for node in (gather, *selectors)}
     front = [Node("pool", "pool", "stages.pool.stage:PoolStage", config.pool, seeded=config.pool.sample < 1)]
     curate = _curation(config, scores)
     retrained = _retraining(config)
-    return [*front, *lineage, mimic, gather, *selectors, *curate, *retrained, *_judgement(config, scores, retrained)]
+    judgement = _judgement(config, scores, retrained)
+    return [*front, *early, *lineage, mimic, gather, *late, *curate, *retrained, *judgement]
 
 
 def num_visits(config: RunConfig) -> dict[str, int]:
@@ -89,10 +93,21 @@ def _init(config: RunConfig) -> dict[str, str]:
 
 
 def _lineage(config: RunConfig) -> list[Node]:
-    """Base, tuned and reference: where the weights to mimic come from."""
+    """Trusted samples, base, tuned and reference: where the weights to mimic come from."""
     reference = config.reference
     nodes = []
     place = {"pool_path": config.pool.path}
+    if reference.tune is not None:
+        nodes.append(
+            Node(
+                "subset_trusted",
+                "reference",
+                "stages.train.trusted:TrustedStage",
+                NoConfig(),
+                {"pool": "pool"},
+                {"listed": reference.trusted},
+            )
+        )
     if reference.base is not None:
         phase = phase_train_config(config.train, reference.base)
         nodes.append(
@@ -114,8 +129,8 @@ def _lineage(config: RunConfig) -> list[Node]:
                 "reference",
                 "stages.train.stage:TrainStage",
                 phase_train_config(config.train, reference.tune),
-                {"pool": "pool", **_init(config)},
-                {**place, "samples": reference.trusted},
+                {"pool": "pool", "subset": "subset_trusted", **_init(config)},
+                place,
                 seeded=True,
             )
         )

@@ -11,7 +11,6 @@ from pipeline.errors import RunError, UserError
 from pipeline.schema import MODEL, ORDER, Schema
 from pipeline.stage import External, ExternalFiles, Size, Stage, StageContext, StagePlan, StageResult
 from pipeline.storage import Storage, join
-from stages.formats.npy import SubsetFile
 from stages.train.checkpoint import Checkpoint, CheckpointStore
 from stages.train.config import MimicConfig, TrainConfig
 from stages.train.launch import launch
@@ -34,7 +33,6 @@ class TrainStage(Stage[TrainConfig]):
         config: TrainConfig,
         *,
         pool_path: str,
-        samples: str | None = None,
         on_uninformative: Literal["stop", "warn"] = "stop",
     ) -> None:
         """Say where things lie.
@@ -42,31 +40,19 @@ class TrainStage(Stage[TrainConfig]):
         Args:
             config: the recipe.
             pool_path: folder or prefix of the pool's shards.
-            samples: subset file; training is restricted to the uids in it.
             on_uninformative: what to do when the reference check fails at a checkpoint.
         """
         super().__init__(config)
-        self._pool_path, self._samples, self._on_uninformative = pool_path, samples, on_uninformative
+        self._pool_path, self._on_uninformative = pool_path, on_uninformative
 
     def external(self) -> Mapping[str, External]:
         """See `Stage`."""
         missing = "`gradsieve pool make data/demo` makes the demo's pool; else check `pool.path`"
-        found = {"shards": External(self._pool_path, identity=False, suffix=".tar", missing=missing)}
-        if self._samples is not None:
-            found["samples"] = External(self._samples, missing="check `reference.trusted` in the config")
-        return found
+        return {"shards": External(self._pool_path, identity=False, suffix=".tar", missing=missing)}
 
     def preflight(self, external: Mapping[str, ExternalFiles], storage: Storage) -> None:
-        """See `Stage`: parameters that can be mimicked, and a subset file in the right format."""
-        for stat in external["samples"].files if "samples" in external else ():
-            if SubsetFile.open(storage, stat.uri).num_records == 0:
-                raise UserError(
-                    "there is no sample to train on",
-                    where=stat.uri,
-                    expected="uids of samples",
-                    found="a file of 0 uids",
-                    next_step="list the trusted samples in `reference.trusted`",
-                )
+        """See `Stage`: parameters that can be mimicked."""
+        del external, storage
         if self.config.method != "uniform" or self.config.mimic != MimicConfig():
             check_mimicked(self.config)
 
@@ -78,11 +64,12 @@ class TrainStage(Stage[TrainConfig]):
         samples = steps * config.batch_size
         visits = samples if config.samples_seen is not None else rows * (config.epochs or 1)
         windows = 2 * config.window * config.lanes // config.num_workers  # samples whose bytes a rank holds
+        ranks = f"{config.num_workers} rank{'s' if config.num_workers > 1 else ''}"
         scored = "reference" in inputs
         scoring = config.method == "score"
         key = "score_samples_per_second_per_gpu" if scoring else "train_samples_per_second_per_gpu"
         hours = samples / rates.get(key, 2200.0) / 3600
-        unknown = self._samples is not None
+        unknown = rows == 0 and config.samples_seen is None
         ledger = visits * _LEDGER_BYTES_A_ROW if scored else 0
         return StagePlan(
             output=Size(visits if scored else 0, ledger + planned_model_bytes(config, steps, rows)),
@@ -91,7 +78,7 @@ class TrainStage(Stage[TrainConfig]):
             steps=None if unknown else steps,
             gpu_hours=hours if config.use_gpu and not unknown else 0.0,
             cpu_hours=0.0 if config.use_gpu or unknown else hours * config.num_workers,
-            note="steps depend on the trusted samples" if unknown else f"{config.method}, {config.num_workers} rank(s)",
+            note="steps depend on how many samples there are" if unknown else f"{config.method}, {ranks}",
         )
 
     def run(self, context: StageContext) -> StageResult:
@@ -131,13 +118,11 @@ class TrainStage(Stage[TrainConfig]):
 
     def _spec(self, context: StageContext) -> TrainSpec:
         config, pool = self.config, context.inputs["pool"]
-        samples = [stat.uri for stat in context.external["samples"].files] if "samples" in context.external else []
-        if "subset" in context.inputs:
-            samples.append(context.inputs["subset"].uri("sample_ids.npy"))
+        samples = (context.inputs["subset"].uri("sample_ids.npy"),) if "subset" in context.inputs else ()
         return TrainSpec(
             config=config,
             seed=context.seed,
-            loader=loader_spec(config, pool, context.external["shards"].uri, context.seed, tuple(samples)),
+            loader=loader_spec(config, pool, context.external["shards"].uri, context.seed, samples),
             output=context.output,
             name="/".join(context.output.root.split("/")[-3:-1]),
             init=context.inputs.get("init"),
@@ -185,7 +170,7 @@ class TrainStage(Stage[TrainConfig]):
 def planned_model_bytes(config: TrainConfig, steps: int, rows: int) -> int:
     """Bytes of final and epoch-end weights, and of checkpoints (weights and both of Adam's moments); 0 if unknown."""
     weights = 4 * (config.model.num_parameters or 0)
-    epochs = config.epochs or max(1, -(-steps * config.batch_size // max(rows, 1)))
+    epochs = config.epochs or (max(1, -(-steps * config.batch_size // rows)) if rows else 1)
     checkpoints = -(-steps // config.checkpoint_every) if config.checkpoint_every else epochs
     return weights * (1 + epochs) + 3 * weights * checkpoints
 

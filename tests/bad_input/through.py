@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 
 from pipeline.artifact import Artifact, ArtifactWriter
+from pipeline.config_base import Config
 from pipeline.stage import StageResult
 from pipeline.storage import Storage
 from stages.formats.image import decode_image
@@ -22,7 +23,7 @@ from stages.train.config import TrainConfig
 from stages.train.loader import Loader, LoaderSpec
 from stages.train.reference import ReferenceStage
 from stages.train.reference_config import ReferenceConfig
-from stages.train.stage import TrainStage
+from stages.train.trusted import TrustedStage
 from tests.artifacts import commit, listed, run_stage
 from tests.bad_input.case import Observed
 from tests.stages.models.tiny import TINY
@@ -120,24 +121,26 @@ def through_select(name: str, build: Callable[[Path], bytes], excluded: int, roo
 
 
 def through_training(build: Callable[[Path], bytes], samples: int, root: Path) -> Observed:
-    """Open a subset file before work starts, and then as a training that is restricted to it does.
+    """Open a subset file before work starts, then behind the pool, and train on what it lists.
 
     What the one lets through, the other must not refuse.
     """
     pool, shards = make_trained_pool(root / "tiny", [NUM_SAMPLES])
     path = root / "trusted.npy"
     _write(path, build(root))
-    stage = TrainStage(_train_config(), pool_path=shards, samples=str(path))
-    stage.preflight({"samples": listed(path)}, Storage())
-    spec = LoaderSpec(
-        pool=pool, pool_path=shards, model=TINY, seed=0, lanes=1, window=4, batch_size=2, samples=(str(path),)
-    )
+    stage = TrustedStage(Config(), listed=str(path))
+    external = {"listed": listed(path)}
+    stage.preflight(external, Storage())
     try:
-        loader = Loader(spec, 0, 1)
+        trusted = run_stage(stage, root / "subset", "subset_trusted", inputs={"pool": pool}, external=external)
     except Exception as error:
         return Observed("refused after work had begun", str(error))
+    files = (trusted.uri("sample_ids.npy"),)
+    spec = LoaderSpec(pool=pool, pool_path=shards, model=TINY, seed=0, lanes=1, window=4, batch_size=2, samples=files)
+    loader = Loader(spec, 0, 1)
     found = sum(len(batch.uid_hi) for batch in loader.iterate(0))
-    told = () if found == samples else (f"{found} samples instead of {samples}",)
+    counted = (found, trusted.summary["kept"])
+    told = () if counted == (samples, samples) else (f"{counted} samples instead of {samples}",)
     return Observed("accepted", "", told)
 
 

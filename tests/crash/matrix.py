@@ -20,6 +20,7 @@ QUICK = {
 
 _PARTS = {
     "pool": "*/store/pool/*/index/*",
+    "subset_trusted": "*/store/subset_trusted/*/sample_ids.npy",
     "training/base": "*/store/training/base/*/checkpoints/*/optimizer-* 2",
     "training/tuned": "*/store/training/tuned/*/checkpoints/*/history-* 2",
     "reference": "*/store/reference/*/probe-*",
@@ -38,9 +39,9 @@ _PARTS = {
 _MANIFESTS = {
     **{
         name: f"*/store/{name}/*/manifest.json"
-        for name in ("pool", "training/base", "training/tuned", "reference", "training/mimic", "scores/mimic")
+        for name in ("pool", "subset_trusted", "training/base", "training/tuned", "reference", "training/mimic")
     },
-    **{name: f"*/store/{name}/*/manifest.json" for name in ("scores/clip_score", "votes", "decisions")},
+    **{name: f"*/store/{name}/*/manifest.json" for name in ("scores/mimic", "scores/clip_score", "votes", "decisions")},
     "checkpoint": f"{_CHECKPOINT}/*/manifest-* 2",
     **{f"{name} claim": f"*/manifests/{name}.json" for name in ("subset", "shards", "report")},
     **{f"{name} commit": f"*/manifests/{name}.json 2" for name in ("subset", "shards", "report")},

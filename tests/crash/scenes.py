@@ -105,7 +105,17 @@ def crash_then_resume(
     return output
 
 
-ORDER = ("pool", "training/base", "training/tuned", "reference", "training/mimic", "scores", "votes", "decisions")
+ORDER = (
+    "pool",
+    "subset_trusted",
+    "training/base",
+    "training/tuned",
+    "reference",
+    "training/mimic",
+    "scores",
+    "votes",
+    "decisions",
+)
 
 
 def copy_store(finished: Path, output: Path, glob: str) -> None:

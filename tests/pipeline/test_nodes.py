@@ -64,18 +64,27 @@ def test_nodes_come_after_all_that_feeds_them_and_names_are_unique(overrides):
 
 
 def test_graph_of_the_whole_lineage_has_each_artifact_of_the_contract():
-    lineage = {"training/base", "training/tuned", "reference", "training/mimic"}
+    lineage = {"subset_trusted", "training/base", "training/tuned", "reference", "training/mimic"}
     scores = {"scores/mimic", "scores/loss", "scores/clip_score", "scores/reference_clip_score"}
     assert set(_nodes()) == {"pool", *lineage, *scores, *CURATION, "shards", "evaluation"}
 
 
 def test_student_starts_from_the_base_where_there_is_one():
     nodes = _nodes()
-    assert nodes["training/tuned"].inputs == {"pool": "pool", "init": "training/base"}
+    tuned = {"pool": "pool", "subset": "subset_trusted", "init": "training/base"}
+    assert nodes["training/tuned"].inputs == tuned
     assert nodes["training/mimic"].inputs == {"pool": "pool", "reference": "reference", "init": "training/base"}
     assert nodes["reference"].inputs["weights"] == "training/tuned"
-    assert nodes["training/tuned"].arguments["samples"] == "pool/trusted.npy"
-    assert "samples" not in nodes["training/base"].arguments
+    assert nodes["subset_trusted"].arguments == {"listed": "pool/trusted.npy"}
+    assert "subset" not in nodes["training/base"].inputs
+
+
+def test_what_needs_the_pool_alone_runs_before_any_training():
+    """A column with NaN, a table or trusted samples of another pool: found before hours of training."""
+    names = list(_nodes("selectors.other={kind: table, path: scores.parquet}"))
+    first = names.index("training/base")
+    assert set(names[:first]) == {"pool", "subset_trusted", "scores/clip_score", "scores/other"}
+    assert names.index("scores/loss") > names.index("training/mimic")
 
 
 def test_without_base_nothing_starts_from_it():

@@ -1,6 +1,5 @@
 """What a training foretells and declares before it runs, and what it refuses then."""
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,7 +12,6 @@ from stages.models.config import ModelConfig
 from stages.train.config import EffectiveBatch, MimicConfig, TrainConfig
 from stages.train.order import Order, num_steps
 from stages.train.stage import TrainStage, costly, planned_steps, without_effect
-from tests.artifacts import listed
 from tests.stages.train.test_stage import recipe
 
 RATES = {
@@ -23,8 +21,8 @@ RATES = {
 }
 
 
-def plan(config: TrainConfig, rows: int = 31, *, samples: str | None = None, **inputs: Size) -> StagePlan:
-    return TrainStage(config, pool_path="p", samples=samples).plan({"pool": Size(rows, 0), **inputs}, RATES)
+def plan(config: TrainConfig, rows: int = 31, **inputs: Size) -> StagePlan:
+    return TrainStage(config, pool_path="p").plan({"pool": Size(rows, 0), **inputs}, RATES)
 
 
 @pytest.mark.parametrize(("epochs", "samples_seen"), [(1, None), (3, None), (None, 1), (None, 31), (None, 1000)])
@@ -57,37 +55,25 @@ def test_plan_over_a_subset_counts_its_rows() -> None:
     assert plan(recipe(epochs=2), 1_000_000, subset=Size(120, 0)).steps == 20
 
 
-def test_plan_over_trusted_samples_says_what_is_not_known() -> None:
-    found = plan(recipe(use_gpu=True), 1_000_000, samples="trusted.npy")
+def test_plan_over_an_unknown_number_of_samples_says_what_is_not_known() -> None:
+    found = plan(recipe(use_gpu=True), 1_000_000, subset=Size(0, 0))
     assert found.steps is None
     assert found.gpu_hours == found.cpu_hours == 0
-    assert "depend on the trusted samples" in str(found.note)
+    assert "how many samples" in found.note
 
 
-def test_external_inputs_are_the_shards_and_the_subset_file() -> None:
-    plain, limited = TrainStage(recipe(), pool_path="p"), TrainStage(recipe(), pool_path="p", samples="t.npy")
-    assert set(plain.external()) == {"shards"}
-    assert not plain.external()["shards"].identity, "the pool artifact vouches for the shards"
-    assert set(limited.external()) == {"shards", "samples"}
-    assert limited.external()["samples"].identity, "other trusted samples are another training"
-    assert "reference.trusted" in limited.external()["samples"].missing
+def test_plan_of_a_length_in_samples_is_known_whatever_the_subset() -> None:
+    config = recipe(epochs=None, samples_seen=1200, use_gpu=True)
+    found = plan(config, 1_000_000, subset=Size(0, 0))
+    assert found.steps == 100
+    assert found.gpu_hours == pytest.approx(1200 / 1000 / 3600)
+    assert found.output.bytes == plan(config, 1_000_000, subset=Size(1200, 0)).output.bytes, "one pass, one checkpoint"
 
 
-@pytest.mark.parametrize("content", [b"", b"uid\n0123\n", b"\x93NUMPY\x01\x00"], ids=["empty", "text", "cut"])
-def test_subset_file_of_another_format_is_refused_before_work(tmp_path: Path, content: bytes) -> None:
-    path = tmp_path / "trusted.npy"
-    path.write_bytes(content)
-    stage = TrainStage(recipe(), pool_path="p", samples=str(path))
-    with pytest.raises(UserError) as caught:
-        stage.preflight({"samples": listed(path)}, Storage())
-    assert "trusted.npy" in str(caught.value)
-
-
-def test_subset_file_of_another_kind_of_numbers_is_refused_before_work(tmp_path: Path) -> None:
-    np.save(tmp_path / "trusted.npy", np.arange(5))
-    stage = TrainStage(recipe(), pool_path="p", samples=str(tmp_path / "trusted.npy"))
-    with pytest.raises(UserError):
-        stage.preflight({"samples": listed(tmp_path / "trusted.npy")}, Storage())
+def test_external_inputs_are_the_shards_alone() -> None:
+    external = TrainStage(recipe(), pool_path="p").external()
+    assert set(external) == {"shards"}
+    assert not external["shards"].identity, "the pool artifact vouches for the shards"
 
 
 def test_uniform_training_of_a_model_without_default_parameter_is_allowed() -> None:

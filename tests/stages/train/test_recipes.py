@@ -22,7 +22,6 @@ from stages.train.spec import OPTIMIZER
 from tests.artifacts import context, run_stage
 from tests.stages.train.conftest import Lineage
 from tests.stages.train.test_stage import recipe, refer, reference_config, train
-from tests.stages.train.tiny_pool import uid_of
 
 WEIGHTS = "model/open_clip_model.safetensors"
 
@@ -138,8 +137,7 @@ def test_readings_differ_while_the_first_losses_do_not(lineage: Lineage, tmp_pat
 def test_custom_text_model_goes_through_all_stages(lineage: Lineage, tmp_path: Path) -> None:
     model = ModelConfig(**{**recipe().model.model_dump(exclude_defaults=True), "custom_text": True})
     base = train(tmp_path / "base", lineage.pool, recipe(model=model), "training/base")
-    samples = str(lineage.trusted)
-    tuned = train(tmp_path / "tuned", lineage.pool, recipe(model=model), init=base, samples=samples)
+    tuned = train(tmp_path / "tuned", lineage.pool, recipe(model=model), init=base, subset=lineage.trusted)
     config = recipe(model=model, method="mimic", mimic=MimicConfig(tower="both"))
     reference = refer(tmp_path / "r", lineage.pool, reference_config(), config, init=base, weights=tuned)
     made = train(tmp_path / "m", lineage.pool, config, init=base, reference=reference)
@@ -263,11 +261,3 @@ def test_mimic_with_the_whole_batch_in_effect_is_uniform_to_the_bit(lineage: Lin
     assert hot.read_bytes(WEIGHTS) == even.read_bytes(WEIGHTS)
     assert history_of(hot)["temperature"] == [None] * 3
     assert history_of(hot)["effective_batch"] == pytest.approx([1.0] * 3)
-
-
-def test_trusted_samples_outside_of_the_pool_are_passed_over(lineage: Lineage, tmp_path: Path) -> None:
-    some = np.array([uid_of(number) for number in (3, 7, 400, 401)], dtype="u8,u8")
-    np.save(tmp_path / "some.npy", np.sort(some))
-    made = train(tmp_path / "t", lineage.pool, recipe(), samples=str(tmp_path / "some.npy"))
-    assert made.summary["samples"] == 2
-    assert made.summary["samples_seen"] == 2

@@ -25,6 +25,7 @@ from stages.train.reference_config import ReferenceConfig
 from stages.train.stage import TrainStage
 from tests.artifacts import context, listed, run_stage
 from tests.stages.train.tiny_pool import make_pool, uid_of
+from tests.stages.train.trusted_subset import trusted_subset
 
 COUNTS = [11, 7, 13]  # 31 samples: three batches of 12, five fillers
 
@@ -48,19 +49,15 @@ def pool(tmp_path_factory: pytest.TempPathFactory) -> tuple[Artifact, str]:
 
 
 @pytest.fixture(scope="module")
-def trusted(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("trusted") / "trusted.npy"
-    np.save(path, np.array([uid_of(number) for number in range(0, 31, 2)], dtype="u8,u8"))
-    return path
+def trusted(pool: tuple[Artifact, str], tmp_path_factory: pytest.TempPathFactory) -> Artifact:
+    return trusted_subset(tmp_path_factory.mktemp("trusted"), pool[0], range(0, 31, 2))
 
 
 def train(
     root: Path, pool: tuple[Artifact, str], config: TrainConfig, name: str = "training/x", **inputs: Any
 ) -> Artifact:
-    samples = inputs.pop("samples", None)
-    stage = TrainStage(config, pool_path=pool[1], samples=samples, on_uninformative="warn")
-    external = {"shards": listed(pool[1])} | ({"samples": listed(samples)} if samples else {})
-    return run_stage(stage, root, name, inputs={"pool": pool[0], **inputs}, external=external)
+    stage = TrainStage(config, pool_path=pool[1], on_uninformative="warn")
+    return run_stage(stage, root, name, inputs={"pool": pool[0], **inputs}, external={"shards": listed(pool[1])})
 
 
 @pytest.fixture(scope="module")
@@ -70,10 +67,10 @@ def base(pool: tuple[Artifact, str], tmp_path_factory: pytest.TempPathFactory) -
 
 @pytest.fixture(scope="module")
 def tuned(
-    pool: tuple[Artifact, str], base: Artifact, trusted: Path, tmp_path_factory: pytest.TempPathFactory
+    pool: tuple[Artifact, str], base: Artifact, trusted: Artifact, tmp_path_factory: pytest.TempPathFactory
 ) -> Artifact:
     root = tmp_path_factory.mktemp("tuned")
-    return train(root, pool, recipe(epochs=3), "training/tuned", init=base, samples=str(trusted))
+    return train(root, pool, recipe(epochs=3), "training/tuned", init=base, subset=trusted)
 
 
 def refer(
@@ -138,21 +135,6 @@ def test_tuned_starts_at_base_and_sees_the_trusted_alone(tuned: Artifact) -> Non
     assert tuned.summary["samples"] == 16
     assert tuned.summary["init"] == "training/base"
     assert tuned.summary["steps"] == 6  # ceil(16 / 12) a pass
-
-
-def test_subset_role_restricts_like_samples(
-    pool: tuple[Artifact, str], base: Artifact, trusted: Path, tuned: Artifact, tmp_path: Path
-) -> None:
-    from pipeline.artifact import ArtifactWriter
-    from pipeline.stage import StageResult
-    from tests.artifacts import commit
-
-    writer = ArtifactWriter(str(tmp_path / "subset"), Storage())
-    entry = writer.put_bytes("sample_ids.npy", trusted.read_bytes())
-    subset = commit(tmp_path / "subset", "subset", StageResult((entry,)))
-    same = train(tmp_path / "t", pool, recipe(epochs=3), "training/kept", init=base, subset=subset)
-    name = "model/open_clip_model.safetensors"
-    assert same.read_bytes(name) == tuned.read_bytes(name)
 
 
 def test_reference_check_covers_the_probe(reference: Artifact, tuned: Artifact) -> None:
