@@ -19,7 +19,7 @@ from pipeline.errors import UserError
 from pipeline.schema import DECISIONS, POOL, SCORES, SUBSET, Schema
 from pipeline.stage import External, ExternalFiles, Size, Stage, StageContext, StagePlan, StageResult
 from pipeline.storage import Storage, join
-from stages.formats.datacomp import read_metadata_schema
+from stages.formats.metadata_columns import Reader, TypeTest, check_metadata, is_label, is_number, is_rankable, is_text
 from stages.formats.uid_set import UidSet
 from stages.kernels.buckets import bucket_groups, bucket_path, planned_buckets
 from stages.kernels.uid import UID_DTYPE, to_records
@@ -66,7 +66,7 @@ class SelectStage(Stage[SelectConfig]):
         for place, uri in enumerate(self.config.models()):
             missing = "download a model such as lid.176.bin, or use another select.rule language test"
             declared[f"language/{place}"] = External(uri, missing=missing)
-        if self.metadata is not None and self._metadata_columns():
+        if self.metadata is not None and self._metadata_types():
             declared["metadata"] = External(self.metadata, identity=False, suffix=".parquet")
         return declared
 
@@ -79,30 +79,16 @@ class SelectStage(Stage[SelectConfig]):
                 next_step="pip install 'gradsieve[language]', or use `language: ascii_heuristic`",
             )
         read_excluded(storage, self.config.exclude)
-        wanted = self._metadata_columns()
-        if not wanted:
-            return
-        if "metadata" not in external:
+        wanted = self._metadata_types()
+        known = f"; selectors: {', '.join(sorted(self.selectors))}" if self.selectors else ""
+        if wanted and "metadata" not in external:
             raise UserError(
-                f"the rule needs metadata: {', '.join(wanted)}",
+                f"the rule needs metadata: {', '.join(sorted(wanted))}",
                 where="select.rule",
-                found="no pool.metadata"
-                + (f"; selectors: {', '.join(sorted(self.selectors))}" if self.selectors else ""),
+                found=f"no pool.metadata{known}",
                 next_step="point pool.metadata at the folder of the pool's .parquet files, or change the rule",
             )
-        first = external["metadata"].files[0].uri
-        columns = read_metadata_schema(storage, first).names
-        # Columns that are called as one of the index's own get a prefix there.
-        missing = [name for name in wanted if name not in columns and name.removeprefix("metadata_") not in columns]
-        if missing:
-            known = f"; selectors: {', '.join(sorted(self.selectors))}" if self.selectors else ""
-            raise UserError(
-                f"the rule needs what the metadata does not have: {', '.join(missing)}",
-                where=first,
-                expected=f"column(s) {', '.join(missing)}",
-                found=f"columns {', '.join(columns)}{known}",
-                next_step="change select.rule, or add a selector or metadata with that column",
-            )
+        check_metadata(external, storage, wanted, Reader("the rule", "select.rule", known))
 
     def plan(self, inputs: Mapping[str, Size], rates: Mapping[str, float]) -> StagePlan:
         """Uids and a reason for each sample, and 16 bytes for each that is kept."""
@@ -159,13 +145,16 @@ class SelectStage(Stage[SelectConfig]):
         counts = Counts(sum(file.rows for file in pool.files("index/")), kept, dropped)
         return StageResult((ids, *entries, *filters), summary, counts)
 
-    def _metadata_columns(self) -> list[str]:
-        """Columns that the metadata must have, as far as is known now."""
-        columns = set(self.config.filter_columns())
+    def _metadata_types(self) -> dict[str, TypeTest]:
+        """Columns that the metadata must have, as far as is known now, with the kinds that can be used."""
+        types: dict[str, TypeTest] = dict.fromkeys(self.config.clip_columns(), is_number)
+        for clause in self.config.basics().values():
+            types |= {clause.text: is_text, clause.width: is_number, clause.height: is_number}
+            types |= {clause.language_column: is_label} if clause.language_column is not None else {}
         if self.selectors is not None:
             known = {DECISION, RANDOM, *POOL_COLUMNS, *self.selectors}
-            columns |= {name for name in self.config.names() if name not in known}
-        return sorted(columns)
+            types |= {name: is_rankable for name in self.config.names() if name not in known}
+        return types
 
 
 @dataclass(frozen=True)

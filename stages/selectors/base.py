@@ -21,9 +21,9 @@ from pipeline.errors import RunError
 from pipeline.schema import POOL, SCORES, Schema
 from pipeline.stage import External, ExternalFiles, Size, Stage, StageContext, StagePlan, StageResult
 from pipeline.storage import Storage
+from stages.formats.metadata_columns import Reader, TypeTest, check_index, check_metadata
 from stages.formats.score_parts import MergedBucket, put_bucket, record_type
 from stages.kernels.buckets import bucket_path, planned_buckets
-from stages.selectors.metadata_columns import TypeTest, check_index, check_metadata
 
 ConfigT = TypeVar("ConfigT", bound=Config)
 Result = TypeVar("Result")
@@ -125,7 +125,11 @@ class SelectorStage(Selector[ConfigT]):
 
     def preflight(self, external: Mapping[str, ExternalFiles], storage: Storage) -> None:
         """Check the metadata's columns."""
-        check_metadata(external, storage, self.metadata_types(), self.name)
+        check_metadata(external, storage, self.metadata_types(), self._reader)
+
+    @property
+    def _reader(self) -> Reader:
+        return Reader(f"selector {self.name}", f"selectors.{self.name}")
 
     def fit(self, partitions: Partitions) -> Any:
         """What `score` needs to know of the whole pool; picklable and small. Nothing by default."""
@@ -145,7 +149,7 @@ class SelectorStage(Selector[ConfigT]):
     def run(self, context: StageContext) -> StageResult:
         """Fit, then score every bucket."""
         pool = context.inputs["pool"]
-        check_index(pool, self.metadata_types(), self.name)
+        check_index(pool, self.metadata_types(), self._reader)
         state = self.fit(Partitions(context.engine, pool, self.name))
         task = partial(_score_bucket, self, pool, context.output, state)
         merged = context.engine.map(task, buckets_of(pool), name=f"{self.name}: score")

@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 from pipeline.errors import UserError
 from pipeline.stage import External, ExternalFiles
 from pipeline.storage import Storage, absolute, is_s3
+from stages.formats.metadata_columns import TypeTest, is_label, is_number, is_text
 from stages.kernels.basic_config import BasicBounds
 from stages.selectors.base import Partition, Partitions, Scores, SelectorStage
-from stages.selectors.metadata_columns import TypeTest, is_number, is_text
 
 if TYPE_CHECKING:
     import polars as pl
@@ -41,7 +41,7 @@ class BasicSelector(SelectorStage[BasicConfig]):
         """Caption, width and height, perhaps the language."""
         config = self.config
         types: dict[str, TypeTest] = {config.text: is_text, config.width: is_number, config.height: is_number}
-        return types | ({config.language_column: is_text} if config.language_column else {})
+        return types | ({config.language_column: is_label} if config.language_column else {})
 
     def external(self) -> Mapping[str, External]:
         """The metadata's header and the language model."""

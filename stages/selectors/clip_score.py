@@ -11,10 +11,10 @@ from pipeline.config_base import Config
 from pipeline.errors import UserError
 from pipeline.schema import MODEL, POOL, Schema
 from pipeline.stage import External, Size, StageContext, StagePlan, StageResult
+from stages.formats.metadata_columns import TypeTest, is_number
 from stages.formats.score_parts import merge_bucket, pieces_by_bucket
 from stages.selectors.base import TABLE, Partition, Scores, SelectorStage
 from stages.selectors.clip_encode import SLICE_ROWS, OrderSlice, score_slice, slices
-from stages.selectors.metadata_columns import TypeTest, is_number
 
 _TASK_BYTES = 1 << 30
 

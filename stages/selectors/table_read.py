@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from pipeline.artifact import Artifact, ArtifactWriter
 from pipeline.errors import UserError
 from pipeline.storage import Storage
+from stages.formats.metadata_columns import is_number, is_text
 from stages.formats.score_parts import (
     BucketPieces,
     MergedBucket,
@@ -24,7 +25,6 @@ from stages.formats.score_parts import (
 from stages.kernels.buckets import bucket_path
 from stages.kernels.uid import parse_hex, positions
 from stages.selectors.base import NO_STEP, SINGLE_VISIT, TABLE
-from stages.selectors.metadata_columns import is_number, is_text
 
 _WRITE_AGAIN = "write or download this file again"
 _TRACED = pa.schema([*TABLE, ("file", pa.uint32()), ("row", pa.uint64())])

@@ -297,6 +297,34 @@ def test_select_preflight_knows_selectors_and_reserved_names(tmp_path):
         SelectStage(bad, str(tmp_path), ["mimic"]).preflight(external, Storage())
 
 
+@pytest.mark.parametrize(
+    ("rule", "column", "expected"),
+    [
+        (top("text", 0.5), "text", "integers, floats or booleans"),
+        ({"at_least": {"by": "tags", "value": 1}}, "tags", "integers, floats or booleans"),
+        ({"clip_score": {"arch": "b32", "fraction": 0.3}}, "clip_b32_similarity_score", "integers or floats"),
+        ({"basic": {"language": "any", "width": "text", "height": "size"}}, "text", "integers or floats"),
+        ({"basic": {"language": "any", "text": "count", "width": "size", "height": "size"}}, "count", "strings"),
+        ({"basic": {"language": "column:count", "width": "size", "height": "size"}}, "count", "strings"),
+    ],
+)
+def test_select_preflight_refuses_columns_of_another_kind(tmp_path, rule, column, expected):
+    columns = {
+        "uid": ["0"],
+        "text": ["x"],
+        "tags": [["a"]],
+        "size": [3],
+        "count": [3],
+        "clip_b32_similarity_score": ["x"],
+    }
+    pq.write_table(pa.table(columns), tmp_path / "0.parquet")
+    stage = SelectStage(SelectConfig.model_validate({"rule": rule}), str(tmp_path), ["mimic"])
+    with pytest.raises(UserError, match=f"the rule cannot use metadata column {column}") as error:
+        stage.preflight({"metadata": listed(tmp_path, ".parquet")}, Storage())
+    assert expected in str(error.value)
+    assert "select.rule" in str(error.value)
+
+
 def test_select_preflight_refuses_a_broken_exclusion_list(tmp_path):
     (tmp_path / "ids.txt").write_text("not a uid\n")
     stage = SelectStage(SelectConfig(exclude=[str(tmp_path / "ids.txt")]))

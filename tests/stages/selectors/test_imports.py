@@ -11,6 +11,7 @@ MODULES = [
     "stages.selectors.loss",
     "stages.selectors.table",
     "stages.train.gather",
+    "stages.train.trusted",
     "stages.train.loader",
     "stages.train.ledger",
     "stages.train.checkpoint",
