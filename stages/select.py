@@ -1,6 +1,5 @@
 """Decisions and score tables to a subset: one rule, bucket by bucket, every sample accounted for."""
 
-import importlib.util
 import tempfile
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -19,6 +18,7 @@ from pipeline.errors import UserError
 from pipeline.schema import DECISIONS, POOL, SCORES, SUBSET, Schema
 from pipeline.stage import External, ExternalFiles, Size, Stage, StageContext, StagePlan, StageResult
 from pipeline.storage import Storage, join
+from stages.formats.basic_filter import check_language_model
 from stages.formats.metadata_columns import Reader, TypeTest, check_metadata, is_label, is_number, is_rankable, is_text
 from stages.formats.uid_set import UidSet
 from stages.kernels.buckets import bucket_groups, bucket_path, planned_buckets
@@ -72,12 +72,8 @@ class SelectStage(Stage[SelectConfig]):
 
     def preflight(self, external: Mapping[str, ExternalFiles], storage: Storage) -> None:
         """Check that columns, language test and exclusion lists can be read."""
-        if self.config.models() and importlib.util.find_spec("fasttext_pybind") is None:
-            raise UserError(
-                "the language test needs fastText",
-                where="select.rule",
-                next_step="pip install 'gradsieve[language]', or use `language: ascii_heuristic`",
-            )
+        for model in self.config.models():
+            check_language_model(storage, model, key="select.rule")
         read_excluded(storage, self.config.exclude)
         wanted = self._metadata_types()
         known = f"; selectors: {', '.join(sorted(self.selectors))}" if self.selectors else ""
@@ -110,7 +106,8 @@ class SelectStage(Stage[SelectConfig]):
         sources.check(self.config.basic_columns())
         filters: list[FileEntry] = []
         if self.config.basics():
-            test = partial(write_filters, self.config, pool, context.storage, context.output)
+            clauses = {path: clause.absolute() for path, clause in self.config.basics().items()}
+            test = partial(write_filters, clauses, pool, context.storage, context.output)
             filters = context.engine.map(test, range(num_buckets), name="select: basic filter")
         selection = Selection(self.config, sources)
         cuts = find_cuts(context.engine, selection, num_buckets)

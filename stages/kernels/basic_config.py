@@ -1,8 +1,11 @@
 """What DataComp's basic filter is told, as a clause of a rule and as a selector alike."""
 
+from typing import Self
+
 from pydantic import Field, field_validator
 
 from pipeline.config_base import Config
+from pipeline.storage import absolute
 
 _COLUMN = "column:"
 
@@ -54,3 +57,9 @@ class BasicBounds(Config):
     def model(self) -> str | None:
         """URI of the language model, if the test needs one."""
         return self.language.fasttext if isinstance(self.language, FastTextModel) else None
+
+    def absolute(self) -> Self:
+        """The same, its language model named so that any folder will do to look from."""
+        if self.model is None:
+            return self
+        return self.model_copy(update={"language": FastTextModel(fasttext=absolute(self.model))})

@@ -3,24 +3,16 @@
 Its natural voter is `binarize.voters.<name>: {method: threshold, threshold: 0.5}`.
 """
 
-import importlib.util
-import tempfile
 from collections.abc import Mapping
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
-from pipeline.errors import UserError
 from pipeline.stage import External, ExternalFiles
-from pipeline.storage import Storage, absolute, is_s3
+from pipeline.storage import Storage
 from stages.formats.metadata_columns import TypeTest, is_label, is_number, is_text
 from stages.kernels.basic_config import BasicBounds
 from stages.selectors.base import Partition, Partitions, Scores, SelectorStage
-
-if TYPE_CHECKING:
-    import polars as pl
 
 
 class BasicConfig(BasicBounds):
@@ -53,60 +45,24 @@ class BasicSelector(SelectorStage[BasicConfig]):
     def preflight(self, external: Mapping[str, ExternalFiles], storage: Storage) -> None:
         """Check the metadata's columns and that a language model can be used."""
         super().preflight(external, storage)
-        if self.config.model is not None and importlib.util.find_spec("fasttext_pybind") is None:
-            raise UserError(
-                "the language test needs fastText",
-                where=f"selectors.{self.name}.language",
-                next_step="pip install 'gradsieve[language]', or use `language: ascii_heuristic`",
-            )
+        if self.config.model is not None:
+            # Here and below, so that naming this stage costs no more than its config.
+            from stages.formats.basic_filter import check_language_model
 
-    def fit(self, partitions: Partitions) -> str | None:
-        """Nothing of the pool; the language model's place, absolute, as tasks may run in another folder."""
+            check_language_model(storage, self.config.model, key=f"selectors.{self.name}.language")
+
+    def fit(self, partitions: Partitions) -> BasicConfig:
+        """Nothing of the pool; the bounds with the language model's place absolute, as tasks run in other folders."""
         del partitions
-        return None if self.config.model is None else absolute(self.config.model)
+        return self.config.absolute()
 
     def score(self, partition: Partition, state: Any) -> Scores:
         """Judge the rows whose metadata is complete."""
-        import polars as pl  # here, so that naming this stage costs no more than its config
+        import polars as pl
+
+        from stages.formats.basic_filter import basic_passes
 
         wanted = list(self.metadata_types())
         frame = pl.DataFrame(partition.read(["uid_hi", "uid_lo", *wanted])).drop_nulls(wanted)
-        passed = _passes(self.config, frame, state, partition.pool.storage)
+        passed = basic_passes(state, frame, partition.pool.storage)
         return Scores(frame["uid_hi"].to_numpy(), frame["uid_lo"].to_numpy(), passed.astype(np.float32))
-
-
-def _passes(config: BasicConfig, frame: "pl.DataFrame", model: str | None, storage: Storage) -> NDArray[np.bool_]:
-    """[rows] whether each passes; the language model sees only what passed the cheap tests."""
-    import polars as pl
-
-    from stages.kernels.basic import large_enough, long_enough
-    from stages.kernels.language import ascii_letters, equals, fasttext_languages
-
-    text = pl.col(config.text)
-    sides = pl.col(config.width), pl.col(config.height)
-    test = large_enough(*sides, min_side=config.min_side, max_aspect=config.max_aspect)
-    test &= long_enough(text, min_words=config.min_words, min_chars=config.min_chars)
-    if config.language == "ascii_heuristic":
-        test &= ascii_letters(text)
-    elif config.language_column is not None:
-        test &= pl.col(config.language_column) == config.wanted
-    passed: NDArray[np.bool_] = frame.select(test.fill_null(False)).to_series().to_numpy().copy()
-    if model is not None:
-        captions = frame[config.text].filter(pl.Series(passed)).to_list()
-        passed[passed] = equals(fasttext_languages(_local_copy(storage, model), captions), config.wanted)
-    return passed
-
-
-_fetched: dict[tuple[str, str], str] = {}
-
-
-def _local_copy(storage: Storage, uri: str) -> str:
-    """A path that fastText can open; an object is fetched once in a process."""
-    if not is_s3(uri):
-        return uri
-    key = (uri, storage.stat(uri).version)
-    if key not in _fetched:
-        path = Path(tempfile.mkdtemp(prefix="language-model-")) / "model.bin"
-        path.write_bytes(storage.read_bytes(uri))
-        _fetched[key] = str(path)
-    return _fetched[key]

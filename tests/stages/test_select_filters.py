@@ -1,7 +1,5 @@
 """DataComp's basic filter as a clause, against its definition row by row."""
 
-from pathlib import Path
-
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -9,11 +7,10 @@ import pytest
 from pipeline.artifact import ArtifactWriter
 from pipeline.errors import UserError
 from pipeline.stage import StageResult
-from pipeline.storage import Stat, Storage
+from pipeline.storage import Storage
 from stages.kernels.language import fasttext_languages
 from stages.select import SelectConfig, SelectStage
-from stages.select_filters import local_model
-from tests.artifacts import commit, listed, run_stage
+from tests.artifacts import commit, run_stage
 from tests.stages.tiny_fasttext import ENGLISH, GERMAN, train_language_model
 from tests.stages.uid_tables import make_pool, put_buckets, random_uids, read_all
 
@@ -119,29 +116,9 @@ def test_select_rule_on_metadata_without_any_is_refused_early():
         stage.preflight({}, Storage())
 
 
-def test_local_model_of_a_local_path_is_that_path(model):
-    assert local_model(Storage(), model) == model == listed(model).uri
-
-
-class _ObjectStore:
-    """An object that can be replaced; counts how often it is fetched."""
-
-    def __init__(self):
-        self.content, self.fetched = b"first", 0
-
-    def stat(self, uri):
-        return Stat(uri, len(self.content), version=self.content.decode())
-
-    def read_bytes(self, uri):
-        self.fetched += 1
-        return self.content
-
-
-def test_local_model_of_an_object_is_fetched_once_a_version():
-    store = _ObjectStore()
-    first = local_model(store, "s3://models/lid.bin")
-    assert local_model(store, "s3://models/lid.bin") == first
-    assert (Path(first).read_bytes(), store.fetched) == (b"first", 1)
-    store.content = b"second"
-    assert Path(local_model(store, "s3://models/lid.bin")).read_bytes() == b"second"
-    assert store.fetched == 2
+def test_select_language_model_that_is_none_is_refused_before_work(tmp_path):
+    (tmp_path / "lid.bin").write_bytes(b"junk" * 100)
+    basic = {"language": {"fasttext": str(tmp_path / "lid.bin")}}
+    stage = SelectStage(SelectConfig.model_validate({"rule": {"basic": basic}}))
+    with pytest.raises(UserError, match=r"not a fastText model[\s\S]*lid\.bin"):
+        stage.preflight({}, Storage())
