@@ -26,6 +26,7 @@ from stages.formats.npy import SubsetFile
 from stages.formats.ranges import read_pieces
 from stages.formats.tar import TarWriter, read_members
 from stages.formats.uid_set import UidSet
+from stages.kernels.grouping import consecutive_groups
 from stages.kernels.uid import to_hex
 from stages.reshard_config import ReshardConfig
 
@@ -177,15 +178,7 @@ def _groups(pool: Artifact) -> list[tuple[FileEntry, ...]]:
     """Consecutive order parts for one task; each task goes once through the subset."""
     parts = pool.files("order/", ".parquet")
     target = max(1, min(_GROUP_ROWS, sum(part.rows for part in parts) // _MANY_GROUPS))
-    groups: list[list[FileEntry]] = []
-    filled = target
-    for part in parts:
-        if filled >= target:
-            groups.append([])
-            filled = 0
-        groups[-1].append(part)
-        filled += part.rows
-    return [tuple(group) for group in groups]
+    return consecutive_groups(parts, lambda part: part.rows, target)
 
 
 def _find_kept(parts: tuple[FileEntry, ...], *, pool: Artifact, subset_uri: str) -> list[KeptRows]:

@@ -1,6 +1,6 @@
 """From a training's ledger to a score table: place each score in its batch, split by bucket, merge."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, Literal, NamedTuple, Protocol, TypeVar
 
@@ -8,9 +8,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from pipeline.artifact import Artifact, ArtifactWriter, FileEntry, entries_rows
+from pipeline.artifact import Artifact, ArtifactWriter, Counts, FileEntry, entries_rows
 from pipeline.errors import RunError
 from pipeline.schema import SCORES, Schema
+from pipeline.stage import Size, StageContext, StagePlan, StageResult
 from pipeline.storage import open_parquet
 from stages.formats.ledger import LEDGER, PREFIX, LedgerPartition, partitions, stretches
 from stages.formats.score_parts import (
@@ -34,9 +35,9 @@ BATCHED = Schema({**SCORES.columns, "rank": pa.float32(), "z": pa.float32(), "ba
 
 MIMIC = Schema({**BATCHED.columns, "weight": pa.float32(), "loss": pa.float32()})
 LOSS = Schema({**BATCHED.columns, "loss": pa.float32()})
-BYTES_PER_ROW = 40
+_BYTES_PER_ROW = 40
 """Of such a table in Parquet."""
-TASK_BYTES_PER_ROW = 200
+_TASK_BYTES_PER_ROW = 200
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -94,6 +95,36 @@ class Gathered(NamedTuple):
             "bucket_bits": int(pool.summary["bucket_bits"]),
             "batched": True,
         }
+
+
+def plan_gathering(training: Size, rates: Mapping[str, float]) -> StagePlan:
+    """Two passes over the rows that training leaves."""
+    rows = training.rows
+    return StagePlan(
+        Size(rows, rows * _BYTES_PER_ROW),
+        partitions=max(1, -(-rows // MAX_PARTITION_ROWS)),
+        peak_task_bytes=min(rows, MAX_PARTITION_ROWS) * _TASK_BYTES_PER_ROW,
+        cpu_hours=2 * rows / rates["rows_per_second_per_cpu"] / 3600,
+    )
+
+
+def gather_scores(context: StageContext, measure: Measure, selector: str) -> StageResult:
+    """Make the score table of a selector from the inputs `training` and `pool`; every row of the ledger is in it.
+
+    Raises:
+        RunError: as `gather_ledger`, or more samples were scored than the pool has.
+    """
+    pool = context.inputs["pool"]
+    gathered = gather_ledger(
+        context.engine.map,
+        context.inputs["training"],
+        context.output,
+        measure=measure,
+        bits=int(pool.summary["bucket_bits"]),
+        name=selector,
+    )
+    counts = Counts(seen=gathered.rows_in, out=gathered.rows)
+    return StageResult(gathered.files, gathered.summary(selector, pool), counts)
 
 
 def gather_ledger(

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from snorkel.labeling.model import LabelModel
 
 from stages.kernels.patterns import VoteCounts, one_hot, unpack
+from stages.models.threads import fixed_threads
 
 MIN_VOTERS = 3
 """Two voters do not determine the parameters."""
@@ -67,7 +68,7 @@ def fit_label_model(counts: VoteCounts, prior: float, settings: FitSettings) -> 
     """
     model = _CountsLabelModel(counts)
     nobody = np.full((1, counts.num_voters), -1)
-    with _own_random_state(), _one_thread():
+    with _own_random_state(), fixed_threads(1):
         model.fit(
             nobody,
             class_balance=[1 - prior, prior],
@@ -114,14 +115,3 @@ def _own_random_state() -> Iterator[None]:
         yield
     random.setstate(python_state)
     np.random.set_state(numpy_state)  # noqa: NPY002
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """The same order of additions wherever the fit runs."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)

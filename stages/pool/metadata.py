@@ -15,6 +15,7 @@ from stages.formats.datacomp import (
     read_metadata_schema,
     refuse_repeated_names,
 )
+from stages.kernels.grouping import consecutive_groups
 from stages.pool.runs import conformed, put_run, sort_by_uid
 from stages.pool.scan_task import WORK
 
@@ -47,15 +48,8 @@ class MetadataRun:
 def group_files(files: Sequence[Stat]) -> list[MetadataItem]:
     """Consecutive files, about as many bytes in each group."""
     target = max(_GROUP_BYTES, sum(stat.bytes for stat in files) // _MAX_GROUPS)
-    groups: list[list[int]] = []
-    filled = target
-    for number, stat in enumerate(files):
-        if filled >= target:
-            groups.append([])
-            filled = 0
-        groups[-1].append(number)
-        filled += stat.bytes
-    return [MetadataItem(group[0], tuple(files[number] for number in group)) for group in groups]
+    groups = consecutive_groups(enumerate(files), lambda numbered: numbered[1].bytes, target)
+    return [MetadataItem(group[0][0], tuple(stat for _, stat in group)) for group in groups]
 
 
 def metadata_schema(storage: Storage, files: Sequence[Stat]) -> pa.Schema:

@@ -10,6 +10,7 @@ import pyarrow as pa
 from pipeline.artifact import ArtifactWriter, canonical_json, sha256_hex
 from pipeline.schema import ORDER
 from pipeline.storage import Storage, join
+from stages.kernels.grouping import consecutive_groups
 from stages.pool.quarantine import ShardTally, quarantine_table
 from stages.pool.runs import put_run, sort_by_uid
 from stages.pool.scan import POOL_SCHEMA, Check, ShardRef, scan_shard
@@ -58,15 +59,7 @@ class GroupScan:
 def group_shards(shards: Sequence[ShardRef]) -> list[tuple[ShardRef, ...]]:
     """Consecutive shards, about as many bytes in each group: the same groups for the same shards, anywhere."""
     target = _group_bytes(sum(shard.bytes for shard in shards))
-    groups: list[list[ShardRef]] = []
-    filled = target
-    for shard in shards:
-        if filled >= target:
-            groups.append([])
-            filled = 0
-        groups[-1].append(shard)
-        filled += shard.bytes
-    return [tuple(group) for group in groups]
+    return consecutive_groups(shards, lambda shard: shard.bytes, target)
 
 
 def planned_groups(total_bytes: int) -> int:

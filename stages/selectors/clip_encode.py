@@ -1,7 +1,6 @@
 """CLIP scores of a stretch of the pool: read, decode, encode, one number a sample."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
 from itertools import islice
 from typing import Any, Literal, NamedTuple
 
@@ -110,10 +109,11 @@ class _Encoder:
         import torch
 
         from stages.models.encode import encode_images, encode_texts
+        from stages.models.threads import fixed_threads
 
         images = torch.from_numpy(np.stack([sample.pixels for sample in samples])).to(self._device)
         tokens = self._tokenizer([sample.caption for sample in samples]).to(self._device)
-        with torch.inference_mode(), _one_thread():
+        with torch.inference_mode(), fixed_threads(1):
             cosine = (encode_images(self._model, images) * encode_texts(self._model, tokens)).sum(1)
         return np.asarray(cosine.cpu().numpy(), np.float32)
 
@@ -135,16 +135,3 @@ def _encoder(reference: Artifact, device: Device) -> _Encoder:
 def _batches(samples: Iterator[Sample], rows: int) -> Iterator[list[Sample]]:
     while batch := list(islice(samples, rows)):
         yield batch
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """Sums in one order, whatever machine the task landed on."""
-    import torch
-
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

@@ -121,11 +121,20 @@ def test_slices_cover_each_row_once(pool: tuple[Artifact, str], monkeypatch: pyt
     assert pa.concat_tables(tables).equals(pa.concat_tables(pool[0].tables("order/")))
 
 
-def test_threads_of_torch_are_left_as_they_were() -> None:
+def test_threads_of_torch_change_no_score_and_are_left_as_they_were(
+    pool: tuple[Artifact, str], reference: Artifact, tmp_path: Path
+) -> None:
     before = torch.get_num_threads()
-    with clip_encode._one_thread():
-        assert torch.get_num_threads() == 1
-    assert torch.get_num_threads() == before
+    try:
+        found = []
+        for threads in (1, 2):
+            torch.set_num_threads(threads)
+            scores = run(selector(pool[1], model="reference"), tmp_path / str(threads), pool[0], reference=reference)
+            found.append(scores.manifest.content)
+            assert torch.get_num_threads() == threads
+        assert found[0] == found[1]
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_broken_sample_names_its_place(reference: Artifact, tmp_path: Path) -> None:
