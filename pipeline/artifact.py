@@ -6,7 +6,9 @@ An artifact exists when its manifest does. Readers read what the manifest lists 
 import hashlib
 import io
 import json
+import sys
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,10 +17,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.errors import RunError
-from pipeline.storage import AlreadyExistsError, Storage, join
+from pipeline.storage import AlreadyExistsError, Storage, join, open_parquet
 
 FORMAT_VERSION = 1
 MANIFEST_NAME = "manifest.json"
+WHOLE_BYTES = 4 << 20
+"""Tables up to this size are read whole, so that their digest can be checked."""
 
 
 def canonical_json(value: object) -> bytes:
@@ -158,24 +162,58 @@ class Artifact:
         """Where a listed file lies."""
         return join(self.root, path)
 
-    def read_table(self, path: str, columns: list[str] | None = None) -> pa.Table:
-        """One listed Parquet file; the pages that are read are checked against their checksums.
+    def entry(self, path: str) -> FileEntry:
+        """What the manifest says of a file.
+
+        Raises:
+            FileNotFoundError: nothing.
+        """
+        try:
+            return next(file for file in self.manifest.files if file.path == path)
+        except StopIteration:
+            raise FileNotFoundError(self.uri(path)) from None
+
+    @contextmanager
+    def open_table(self, path: str, *, most: int = WHOLE_BYTES) -> Iterator[pq.ParquetFile]:
+        """One listed Parquet file.
+
+        One of up to `most` bytes is read whole and checked against its digest; of a larger one only what is asked for
+        is read, its pages checked against their checksums.
 
         Raises:
             RunError: it is damaged.
         """
+        whole = self.entry(path).bytes <= most
+        source = io.BytesIO(self.read_bytes(path)) if whole else self.storage.open(self.uri(path))
         try:
-            return self.storage.read_table(self.uri(path), columns)
+            with source:
+                yield open_parquet(source)
         except FileNotFoundError:
             raise
         except (OSError, pa.ArrowException) as error:
-            raise RunError(
-                "a file of the run is damaged",
-                where=self.uri(path),
-                expected="the bytes that its manifest lists",
-                found=str(error).splitlines()[0],
-                next_step="`gradsieve verify RUN` names all that differ; remove that file and run again to remake it",
-            ) from error
+            raise self._damaged(path, "the bytes that its manifest lists", str(error).splitlines()[0]) from error
+
+    def read_table(self, path: str, columns: list[str] | None = None) -> pa.Table:
+        """One listed Parquet file, or some of its columns; checked as `open_table` says, without columns as a whole.
+
+        Raises:
+            RunError: it is damaged.
+        """
+        with self.open_table(path, most=WHOLE_BYTES if columns else sys.maxsize) as file:
+            table = file.read(columns)
+        missing = sorted(set(columns or ()) - set(table.column_names))
+        if missing:  # pyarrow passes them over in silence
+            raise self._damaged(path, f"columns {', '.join(missing)}", f"columns {', '.join(table.column_names)}")
+        return table
+
+    def schema(self, path: str) -> pa.Schema:
+        """Columns of one listed Parquet file.
+
+        Raises:
+            RunError: it is damaged.
+        """
+        with self.open_table(path) as file:
+            return file.schema_arrow
 
     def read_bytes(self, path: str) -> bytes:
         """One listed file, checked against its digest.
@@ -183,11 +221,21 @@ class Artifact:
         Raises:
             RunError: the bytes are not those that the manifest lists.
         """
-        entry = next(file for file in self.manifest.files if file.path == path)
+        entry = self.entry(path)
         data = self.storage.read_bytes(self.uri(path))
-        if sha256_hex(data) != entry.sha256:
-            raise RunError("file differs from its manifest", where=self.uri(path), expected=f"sha256 {entry.sha256}")
+        found = sha256_hex(data)
+        if found != entry.sha256:
+            raise self._damaged(path, f"{entry.bytes} bytes with sha256 {entry.sha256}", f"{len(data)} with {found}")
         return data
+
+    def _damaged(self, path: str, expected: str, found: str) -> RunError:
+        return RunError(
+            "a file of the run is damaged",
+            where=self.uri(path),
+            expected=expected,
+            found=found,
+            next_step="`gradsieve verify RUN` names all that differ; remove that file and run again to remake it",
+        )
 
     def read_json(self, path: str) -> Any:
         """One listed JSON file."""

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Annotated, NamedTuple, Protocol
+from typing import Annotated, BinaryIO, NamedTuple, Protocol
 from urllib.parse import urlsplit
 
 import pyarrow as pa
@@ -261,7 +261,7 @@ class Storage:
         return _backend(self.config.model_dump_json(), is_s3(uri))
 
 
-def open_parquet(source: io.BufferedReader) -> pq.ParquetFile:
+def open_parquet(source: BinaryIO) -> pq.ParquetFile:
     """A Parquet file whose pages are checked against their checksums as they are read, where it has them (ours do)."""
     return pq.ParquetFile(source, page_checksum_verification=True)
 

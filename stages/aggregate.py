@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from pipeline.artifact import Artifact, ArtifactWriter, Counts, FileEntry
@@ -187,8 +186,7 @@ def _sources(voters: Sequence[Mapping[str, Any]], scores: Mapping[str, Artifact]
 
 
 def _default_scale(table: Artifact) -> Scale:
-    with table.storage.open(table.uri(table.files("bucket-")[0].path)) as source:
-        return "batch_rank" if "rank" in pq.ParquetFile(source).schema_arrow.names else "raw"
+    return "batch_rank" if "rank" in table.schema(table.files("bucket-")[0].path).names else "raw"
 
 
 def _mean_scores(source: _Source, bucket: int) -> tuple[NDArray[np.uint64], NDArray[np.uint64], NDArray[np.float32]]:

@@ -6,7 +6,6 @@ from typing import Any, ClassVar
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from pipeline.artifact import Artifact, ArtifactWriter, Counts, FileEntry
@@ -87,8 +86,7 @@ class BinarizeStage(Stage[BinarizeConfig]):
 
 def _on_recorded_scale(voter: Voter, table: Artifact) -> Voter:
     """The voter on a scale that its table holds; raw where a batched table records no place within the batch."""
-    with table.storage.open(table.uri(table.files("bucket-")[0].path)) as source:
-        columns = pq.ParquetFile(source).schema_arrow.names
+    columns = table.schema(table.files("bucket-")[0].path).names
     missing = [name for name in COLUMNS[voter.scale] if name not in columns]
     if not missing:
         return voter

@@ -20,7 +20,7 @@ from pipeline.artifact import Artifact, ArtifactWriter, Counts, FileEntry, canon
 from pipeline.errors import RunError
 from pipeline.schema import ORDER, SHARDS, SUBSET, Schema
 from pipeline.stage import External, Size, Stage, StageContext, StagePlan, StageResult
-from pipeline.storage import Storage, join, open_parquet
+from pipeline.storage import Storage, join
 from stages.formats import side_files
 from stages.formats.npy import SubsetFile
 from stages.formats.ranges import read_pieces
@@ -259,8 +259,7 @@ def _samples(
 
 def _read_rows(pool: Artifact, piece: KeptRows) -> pa.Table:
     """The stretch of the order table that a piece speaks of; reads only the row groups that hold it."""
-    with pool.storage.open(pool.uri(piece.path)) as source:
-        parquet = open_parquet(source)
+    with pool.open_table(piece.path) as parquet:
         sizes = [parquet.metadata.row_group(group).num_rows for group in range(parquet.num_row_groups)]
         ends = np.cumsum(sizes)
         first = int(np.searchsorted(ends, piece.first_row, side="right"))

@@ -12,7 +12,6 @@ from pipeline.artifact import Artifact, ArtifactWriter, Counts, FileEntry, entri
 from pipeline.errors import RunError
 from pipeline.schema import SCORES, Schema
 from pipeline.stage import Size, StageContext, StagePlan, StageResult
-from pipeline.storage import open_parquet
 from stages.formats.ledger import LEDGER, PREFIX, LedgerPartition, partitions, stretches
 from stages.formats.score_parts import (
     BucketPieces,
@@ -185,8 +184,7 @@ def read_partition(training: Artifact, partition: LedgerPartition) -> pa.Table:
     """All ranks' rows of a partition's steps; row groups of other steps are not read."""
     tables = [LEDGER.empty_table()]
     for path in partition.paths:
-        with training.storage.open(training.uri(path)) as source:
-            file = open_parquet(source)
+        with training.open_table(path) as file:
             groups = [group for group in range(file.num_row_groups) if _overlaps(file, group, partition)]
             tables.append(file.read_row_groups(groups, columns=LEDGER.names))
     table = pa.concat_tables(tables)

@@ -4,7 +4,6 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 import pyarrow.types as pt
 
 from pipeline.artifact import Artifact
@@ -68,9 +67,7 @@ def check_metadata(
 def check_index(pool: Artifact, wanted: Mapping[str, TypeTest], reader: Reader) -> None:
     """The same by the pool's own index, for columns that were joined to it."""
     path = bucket_path(0, "index")
-    with pool.storage.open(pool.uri(path)) as source:
-        schema = pq.ParquetFile(source).schema_arrow
-    check_columns(schema, wanted, reader, pool.uri(path))
+    check_columns(pool.schema(path), wanted, reader, pool.uri(path))
 
 
 def check_columns(schema: pa.Schema, wanted: Mapping[str, TypeTest], reader: Reader, where: str) -> None:

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from pipeline.artifact import Artifact
@@ -40,8 +39,7 @@ class Source:
     @classmethod
     def of_scores(cls, name: str, table: Artifact) -> "Source":
         """A score table; its scores are compared on the within-batch scale if it records one."""
-        with table.storage.open(table.uri(table.files("bucket-")[0].path)) as source:
-            columns = pq.ParquetFile(source).schema_arrow.names
+        columns = table.schema(table.files("bucket-")[0].path).names
         batched = bool(table.summary.get("batched")) and "rank" in columns
         return cls(name, table, "rank" if batched else "score", int(table.summary["visits"]))
 

@@ -9,7 +9,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from pipeline.artifact import Artifact, ArtifactWriter
-from pipeline.storage import join, open_parquet
+from pipeline.storage import join
 from stages.formats.ranges import read_pieces
 from stages.formats.sample import Sample, decode_sample, sample_place
 from stages.formats.score_parts import SplitPart, split_by_bucket
@@ -69,8 +69,7 @@ def score_slice(
 def _read_rows(pool: Artifact, piece: OrderSlice) -> pa.Table:
     """The rows of a slice; row groups beside it are not read."""
     tables, start = [], 0
-    with pool.storage.open(pool.uri(piece.part)) as source:
-        file = open_parquet(source)
+    with pool.open_table(piece.part) as file:
         for group in range(file.num_row_groups):
             stop = start + file.metadata.row_group(group).num_rows
             first, last = max(start, piece.first), min(stop, piece.first + piece.rows)

@@ -2,18 +2,18 @@
 
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
 from functools import cached_property
-from io import BufferedReader
 from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from pipeline.artifact import Artifact, FileEntry, entries_rows
 from pipeline.errors import RunError
 from pipeline.schema import ORDER
-from pipeline.storage import open_parquet
 from stages.formats.uid_set import UidSet
 
 ORDER_SCHEMA = pa.schema(list(ORDER.columns.items()))
@@ -135,21 +135,21 @@ class _OrderTable:
 
     def _ends_of(self, part: int) -> NDArray[np.int64]:
         if part not in self._group_ends:
-            with self._open(part) as source:
-                metadata = open_parquet(source).metadata
+            with self._open(part) as file:
+                metadata = file.metadata
                 rows = [metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)]
             self._group_ends[part] = np.cumsum(rows, dtype=np.int64)
         return self._group_ends[part]
 
     def _group(self, part: int, group: int) -> pa.Table:
         if (part, group) not in self._groups:
-            with self._open(part) as source:
-                table = open_parquet(source).read_row_group(group, columns=ORDER_SCHEMA.names)
+            with self._open(part) as file:
+                table = file.read_row_group(group, columns=ORDER_SCHEMA.names)
             self._groups[part, group] = table
             if len(self._groups) > _CACHED_GROUPS:
                 self._groups.popitem(last=False)
         self._groups.move_to_end((part, group))
         return self._groups[part, group]
 
-    def _open(self, part: int) -> BufferedReader:
-        return self._pool.storage.open(self._pool.uri(self._parts[part].path))
+    def _open(self, part: int) -> AbstractContextManager[pq.ParquetFile]:
+        return self._pool.open_table(self._parts[part].path)
