@@ -115,7 +115,14 @@ class CheckpointStore:
         Raises:
             RunError: its bytes are not those that were put.
         """
-        entry = next(file for file in checkpoint.files if _name_of(file) == name)
+        return self.read_file(next(file for file in checkpoint.files if _name_of(file) == name))
+
+    def read_file(self, entry: FileEntry) -> bytes:
+        """One file that a checkpoint lists.
+
+        Raises:
+            RunError: its bytes are not those that were put.
+        """
         uri = join(self._writer.root, entry.path)
         data = self._writer.storage.read_bytes(uri)
         if sha256_hex(data) != entry.sha256:

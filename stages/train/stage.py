@@ -10,7 +10,7 @@ from pipeline.artifact import Artifact, FileEntry, sha256_hex
 from pipeline.errors import RunError, UserError
 from pipeline.schema import MODEL, ORDER, Schema
 from pipeline.stage import External, ExternalFiles, Size, Stage, StageContext, StagePlan, StageResult
-from pipeline.storage import Storage, join
+from pipeline.storage import Storage
 from stages.train.checkpoint import Checkpoint, CheckpointStore
 from stages.train.config import MimicConfig, TrainConfig
 from stages.train.launch import launch
@@ -147,7 +147,7 @@ class TrainStage(Stage[TrainConfig]):
             *final.ledger,
         ]
         for epoch, entry in sorted(final.facts["epochs"].items(), key=lambda item: int(item[0])):
-            data = output.storage.read_bytes(join(output.root, entry["path"]))
+            data = store.read_file(FileEntry(**entry))
             files.append(output.put_bytes(f"models/epoch-{int(epoch) - 1:03d}.safetensors", data))
         samples_per_second = timing["steps"] * config.batch_size / max(timing["seconds"], 1e-9)
         timings = {**timing, "samples_per_second": round(samples_per_second, 1)}

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pipeline import artifact as artifact_module
 from pipeline.artifact import (
     Artifact,
     ArtifactWriter,
@@ -145,8 +146,48 @@ def test_listed_file_with_a_flipped_byte_is_refused(tmp_path: Path) -> None:
     artifact = Artifact(str(tmp_path), _manifest(files=(entry,)), Storage())
     assert artifact.read_json("check.json") == {"spearman": 0.5}
     (tmp_path / "check.json").write_bytes(b'{"spearman":0.6}')
-    with pytest.raises(RunError, match="differs from its manifest"):
+    with pytest.raises(RunError, match="damaged") as caught:
         artifact.read_json("check.json")
+    assert str(tmp_path / "check.json") in str(caught.value)
+
+
+@pytest.mark.parametrize("columns", [None, ["vote"]])
+def test_small_table_with_any_byte_flipped_is_refused(tmp_path: Path, columns: list[str] | None) -> None:
+    entry = ArtifactWriter(str(tmp_path), Storage()).put_table("t.parquet", TABLE)
+    artifact = Artifact(str(tmp_path), _manifest(files=(entry,)), Storage())
+    data = (tmp_path / "t.parquet").read_bytes()
+    for place in range(0, len(data), 7):
+        (tmp_path / "t.parquet").write_bytes(data[:place] + bytes([data[place] ^ 1]) + data[place + 1 :])
+        with pytest.raises(RunError, match="damaged") as caught:
+            artifact.read_table("t.parquet", columns)
+        assert "t.parquet" in str(caught.value)
+
+
+def test_large_table_read_in_part_is_refused_for_a_damaged_page_or_column_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(artifact_module, "WHOLE_BYTES", 0)
+    table = pa.table({"noise": pa.array(range(10_000), pa.int64()), "score": pa.array(range(10_000), pa.float32())})
+    entry = ArtifactWriter(str(tmp_path), Storage()).put_table("t.parquet", table)
+    artifact = Artifact(str(tmp_path), _manifest(files=(entry,)), Storage())
+    data = (tmp_path / "t.parquet").read_bytes()
+    assert artifact.read_table("t.parquet", ["score"]).equals(table.select(["score"]))
+    middle = len(data) // 4
+    (tmp_path / "t.parquet").write_bytes(data[:middle] + bytes([data[middle] ^ 1]) + data[middle + 1 :])
+    with pytest.raises(RunError, match="damaged"):
+        artifact.read_table("t.parquet", ["noise"])
+    footer = len(data) - 1000
+    (tmp_path / "t.parquet").write_bytes(data[:footer] + data[footer:].replace(b"score", b"scorf"))
+    with pytest.raises(RunError, match="columns score"):
+        artifact.read_table("t.parquet", ["noise", "score"])
+    with pytest.raises(RunError, match="damaged"):
+        artifact.read_table("t.parquet")  # all of it: held against its digest however large
+
+
+def test_file_that_no_manifest_lists_is_not_read(tmp_path: Path) -> None:
+    (tmp_path / "stray.parquet").write_bytes(parquet_bytes(TABLE))
+    with pytest.raises(FileNotFoundError):
+        Artifact(str(tmp_path), _manifest(files=()), Storage()).read_table("stray.parquet")
 
 
 def test_equal_tables_are_equal_bytes_whatever_their_chunks_and_metadata() -> None:

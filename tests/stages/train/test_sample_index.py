@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -6,8 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.artifact import Artifact, parquet_bytes
+from pipeline.artifact import Artifact, ArtifactWriter
 from pipeline.errors import RunError
+from pipeline.storage import Storage
 from stages.formats.uid_set import UidSet
 from stages.train import sample_index
 from stages.train.sample_index import SampleIndex
@@ -61,9 +63,10 @@ def test_restriction_keeps_just_the_set_in_its_order(pool: Artifact, chosen: set
 
 def test_order_table_of_other_shards_is_an_error(tmp_path: Path) -> None:
     pool, _ = make_pool(tmp_path / "a", [4, 4], parts=1)
-    path = Path(pool.root) / "order" / "part-00000.parquet"
-    table = pool.read_table("order/part-00000.parquet")
+    path = "order/part-00000.parquet"
+    table = pool.read_table(path)
     wrong = table.set_column(2, "shard", pa.array([0, 0, 0, 1, 1, 1, 1, 1], pa.uint32()))
-    path.write_bytes(parquet_bytes(wrong))
+    entry = ArtifactWriter(pool.root, Storage(), overwrite=True).put_table(path, wrong)
+    files = tuple(entry if file.path == path else file for file in pool.manifest.files)
     with pytest.raises(RunError, match="not by shard"):
-        SampleIndex(pool).rows(0)
+        SampleIndex(replace(pool, manifest=replace(pool.manifest, files=files))).rows(0)
