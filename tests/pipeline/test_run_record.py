@@ -1,13 +1,25 @@
 """The record of a run: how it ended, where its parts lie, and that a copied run still finds them."""
 
+import io
 import json
 import shutil
 
 import pytest
+from rich.console import Console
 
 from pipeline.artifact import ArtifactWriter, Counts
 from pipeline.errors import RunError, UserError
-from pipeline.run_record import RunRecord, open_artifacts, read_record, resolve, versions
+from pipeline.progress import Reporter
+from pipeline.run_record import (
+    RunRecord,
+    failure_to_write_told,
+    is_unchanged,
+    open_artifacts,
+    read_record,
+    resolve,
+    sealed,
+    versions,
+)
 from pipeline.stage import StageResult
 from pipeline.storage import Storage
 from tests.artifacts import commit
@@ -110,3 +122,25 @@ def test_versions_are_those_that_the_packages_give_themselves():
 def test_record_keeps_words_of_any_script(tmp_path):
     _record(tmp_path, "pool").finish("failed", "Bild „größer“ 画像")
     assert json.loads((tmp_path / "run.json").read_text())["error"] == "Bild „größer“ 画像"
+
+
+def test_record_knows_whether_it_was_changed(tmp_path):
+    record = _record(tmp_path, "pool")
+    record.stage("pool", "running")
+    record.finish("failed", "Bild 1.5")
+    body = read_record(str(tmp_path), Storage())
+    assert is_unchanged(body)
+    for key, value in (("error", "Bild 1.6"), ("config", {"seed": 1}), ("started", ""), ("more", 1)):
+        assert not is_unchanged({**body, key: value})
+        assert is_unchanged(json.loads(sealed({**body, key: value})))
+    assert not is_unchanged({key: value for key, value in body.items() if key != "digest"})
+    assert not is_unchanged({key: value for key, value in body.items() if key != "error"})
+
+
+def test_record_that_cannot_be_written_is_a_warning(tmp_path):
+    record = _record(tmp_path, "pool")
+    (tmp_path / "run.json").mkdir()  # no file can take its place
+    told = io.StringIO()
+    with failure_to_write_told(Reporter(Console(file=told, width=200))):
+        record.finish("failed", "the stage failed")
+    assert "run.json could not be written" in told.getvalue()

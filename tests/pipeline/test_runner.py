@@ -109,6 +109,15 @@ def test_stage_that_loses_a_row_fails_the_run_and_commits_nothing(tmp_path: Path
     assert set(_graph(tmp_path, NUMBERS, replace(EVEN, config=EvenConfig(lose=1))).done()) == {"numbers"}
 
 
+def test_failure_is_told_even_where_the_record_of_it_cannot_be_written(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The stage fails, and by then the record cannot be replaced any more."""
+    with pytest.raises(RunError, match="a task failed"):
+        _run(tmp_path, NUMBERS, replace(EVEN, config=EvenConfig(fail=True, spoil=str(tmp_path / "out/run.json"))))
+    assert "run.json could not be written" in capsys.readouterr().err
+
+
 def test_stage_that_reads_what_it_did_not_declare_is_stopped(tmp_path: Path) -> None:
     truth = tmp_path / "truth.parquet"
     truth.write_bytes(b"secret")

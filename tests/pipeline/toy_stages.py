@@ -1,6 +1,7 @@
 """Stages small enough to see through, for tests of the graph and the runner."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import ClassVar
 
 import pyarrow as pa
@@ -49,6 +50,7 @@ class EvenConfig(Config):
     divisor: int = 2
     lose: int = 0
     fail: bool = False
+    spoil: str | None = None
     peek: str | None = None
 
 
@@ -63,6 +65,9 @@ class Even(Stage[EvenConfig]):
 
     def run(self, context: StageContext) -> StageResult:
         CALLS.append("even")
+        if self.config.spoil:  # nothing can be put in the place of a folder
+            Path(self.config.spoil).unlink()
+            Path(self.config.spoil).mkdir()
         if self.config.fail:
             raise RunError("a task failed", where="shard 7")
         if self.config.peek:
