@@ -16,6 +16,7 @@ os.environ["RAY_AUTH_MODE"] = "disabled"
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
 os.environ["RAY_TRAIN_HEALTH_CHECK_INTERVAL_S"] = "0.5"
+os.environ.setdefault("RAY_worker_niceness", "0")  # else Ray's workers give way to whatever else runs on the machine
 
 ROOT = Path(__file__).parent
 

@@ -13,6 +13,7 @@ from stages.train.spec import Standing, TrainSpec
 
 _POLL_SECONDS = 0.5
 _PATIENCE_SECONDS = 0.1
+_SLOW_SECONDS = 10.0
 
 
 class BarProgress:
@@ -115,9 +116,12 @@ class BoardProgress:
 def progress_shown(spec: TrainSpec, reporter: Reporter, told: threading.Event) -> Iterator[Any]:
     """An actor for ranks to report to, and a thread that shows what it knows and passes on that the run shall end."""
     import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     logging.getLogger("ray.train").setLevel(logging.CRITICAL)  # errors are told by us, once
-    board: Any = ray.remote(num_cpus=0)(Board).remote()
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)  # other nodes may leave
+    remote: Any = ray.remote
+    board = remote(num_cpus=0, scheduling_strategy=here)(Board).remote()
     stop = threading.Event()
     with reporter.bar(spec.name, None, "samples") as bar:
         watcher = threading.Thread(target=_watch, args=(board, bar, reporter, stop, told), daemon=True)
@@ -126,19 +130,21 @@ def progress_shown(spec: TrainSpec, reporter: Reporter, told: threading.Event) -
             yield board
         finally:
             stop.set()
-            watcher.join(timeout=10)
+            watcher.join(timeout=_SLOW_SECONDS)
             ray.kill(board)
 
 
 def _watch(board: Any, bar: Bar, reporter: Reporter, stop: threading.Event, told: threading.Event) -> None:
     import ray
-    from ray.exceptions import RayError
+    from ray.exceptions import GetTimeoutError, RayError
 
     last = False
     while not last:
         last = stop.wait(_POLL_SECONDS)
         try:
-            standing, warnings = ray.get(board.read.remote(told=told.is_set()), timeout=10)
+            standing, warnings = ray.get(board.read.remote(told=told.is_set()), timeout=_SLOW_SECONDS)
+        except GetTimeoutError:  # still starting, or the machine is busy
+            continue
         except RayError:  # the cluster is going away; the run's own error tells why
             return
         for text in warnings:

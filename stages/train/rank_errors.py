@@ -8,6 +8,9 @@ from stages.train.spec import TrainSpec
 
 Value = TypeVar("Value")
 
+_BROKEN_CONNECTION = ("gloo/transport/", "Connection closed by peer", "Connection reset by peer", "ncclRemoteError")
+"""What gloo and NCCL say in a rank whose peer is gone; they have no class of error for it."""
+
 
 class RankLostError(Exception):
     """A process died, or its node; nothing in its code was wrong."""
@@ -31,16 +34,27 @@ def translated(fit: Callable[[], Value], spec: TrainSpec) -> Value:
             raise ours from None
         taken = next((cause for cause in causes if _is_preemption(cause)), None)
         if taken is not None:
-            raise NodeTakenError(str(taken).splitlines()[0]) from failed
+            raise NodeTakenError(_first_line(taken)) from failed
         died = next((cause for cause in causes if isinstance(cause, RayError) or _is_loss(type(cause).__name__)), None)
+        if died is None and all(map(_is_broken_connection, causes)):
+            died = causes[0]  # the rank that died is not known to be dead yet
         if died is not None:
-            raise RankLostError(str(died).splitlines()[0]) from failed
+            raise RankLostError(_first_line(died)) from failed
         raise RunError(
             "training failed",
             where=spec.name,
             found="; ".join(f"{type(cause).__name__}: {cause}" for cause in causes[:3]) or failed,
             next_step="this is a defect: please report it with the log",
         ) from failed
+
+
+def _first_line(error: BaseException) -> str:
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
+
+
+def _is_broken_connection(cause: BaseException) -> bool:
+    text = str(cause)
+    return any(said in text for said in _BROKEN_CONNECTION)
 
 
 def _is_loss(name: str) -> bool:

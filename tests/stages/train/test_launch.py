@@ -2,6 +2,10 @@
 
 import os
 import signal
+import time
+from collections.abc import Iterator
+from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +15,12 @@ import pytest
 from pipeline.artifact import Artifact
 from pipeline.engine import Engine
 from pipeline.errors import RunError, UserError
+from pipeline.termination import Terminated, end_at_sigterm
 from stages.train import launch, loop
 from stages.train.board import BoardProgress
+from stages.train.checkpoint import CheckpointStore
 from stages.train.config import TrainConfig
-from stages.train.notice import Notice
+from stages.train.notice import Listener, Notice
 from stages.train.stage import TrainStage
 from tests.artifacts import context, listed, run_stage
 from tests.stages.train.test_stage import recipe
@@ -54,16 +60,105 @@ class DieOnce:
             loop._Training._one_step = whole  # type: ignore[method-assign]
 
 
+class WaitForTheEnd:
+    """A training whose first rank does not pass a step before the run was told to end."""
+
+    def __call__(self, spec: Any, ranks: Any, device: Any, progress: Any) -> Notice:
+        import ray
+
+        whole = loop._Training._one_step
+
+        def waiting(training: Any, step: int, local: Any) -> Any:
+            while step == 4 and ranks.rank == 0 and not ray.get(progress._board.ending.remote()):
+                time.sleep(0.05)
+            return whole(training, step, local)
+
+        loop._Training._one_step = waiting  # type: ignore[method-assign]
+        try:
+            return loop.train(spec, ranks, device, progress)
+        finally:
+            loop._Training._one_step = whole  # type: ignore[method-assign]
+
+
+TWO_RANKS: dict[str, Any] = {"num_workers": 2, "epochs": 4}
+
+
+@pytest.fixture(scope="module")
+def straight(ray_engine: Engine, pool: tuple[Artifact, str], tmp_path_factory: pytest.TempPathFactory) -> Artifact:
+    """Of two ranks, undisturbed."""
+    return train(tmp_path_factory.mktemp("straight"), pool, recipe(**TWO_RANKS), ray_engine)
+
+
 @pytest.mark.ray
 def test_two_ranks_one_lost_end_in_the_bytes_of_an_undisturbed_run(
-    ray_engine: Engine, pool: tuple[Artifact, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ray_engine: Engine,
+    pool: tuple[Artifact, str],
+    straight: Artifact,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    config = recipe(num_workers=2, epochs=2)
-    straight = train(tmp_path / "straight", pool, config, ray_engine)
     monkeypatch.setattr(launch, "_rank", _rank_with(DieOnce(tmp_path / "died")))
-    disturbed = train(tmp_path / "disturbed", pool, config, ray_engine)
+    disturbed = train(tmp_path, pool, recipe(**TWO_RANKS), ray_engine)
     assert (tmp_path / "died").exists()
     assert disturbed.manifest.content == straight.manifest.content
+
+
+@pytest.fixture
+def sigterm_ends() -> Iterator[None]:
+    before = signal.getsignal(signal.SIGTERM)
+    end_at_sigterm()
+    yield
+    signal.signal(signal.SIGTERM, before)
+
+
+class TellToEnd:
+    """A progress bar that sends SIGTERM once a number of samples is done."""
+
+    def __init__(self, samples: int) -> None:
+        self._samples = samples
+
+    def set(self, done: int, note: str = "", *, total: int | None = None) -> None:
+        if done >= self._samples:
+            self._samples = 1 << 60
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
+def told_to_end(root: Path, pool: tuple[Artifact, str], config: TrainConfig, bar: TellToEnd, **more: Any) -> int:
+    """Train until the bar says so; steps of the checkpoint that was taken then."""
+    made = context(root, inputs={"pool": pool[0]}, external={"shards": listed(pool[1])}, **more)
+    made.reporter.bar = lambda *_: nullcontext(bar)  # type: ignore[method-assign, assignment]
+    with pytest.raises(Terminated):
+        TrainStage(config, pool_path=pool[1]).run(made)
+    last = CheckpointStore(made.output).latest()
+    assert last is not None
+    return last.step
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("sigterm_ends")
+def test_two_ranks_told_to_end_take_a_checkpoint_and_go_on_from_it(
+    ray_engine: Engine,
+    pool: tuple[Artifact, str],
+    straight: Artifact,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with monkeypatch.context() as patched:
+        patched.setattr(launch, "_rank", _rank_with(WaitForTheEnd()))
+        step = told_to_end(tmp_path, pool, recipe(**TWO_RANKS), TellToEnd(12), engine=ray_engine)
+    assert 4 < step < 12
+    resumed = train(tmp_path, pool, recipe(**TWO_RANKS), ray_engine)
+    assert resumed.manifest.content == straight.manifest.content
+
+
+@pytest.mark.usefixtures("sigterm_ends")
+def test_training_in_this_process_told_to_end_takes_a_checkpoint_after_that_step(
+    pool: tuple[Artifact, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loop, "Listener", partial(Listener, seconds=0))
+    assert told_to_end(tmp_path / "told", pool, recipe(epochs=2), TellToEnd(24)) == 2
+    resumed, whole = (train(tmp_path / name, pool, recipe(epochs=2)) for name in ("told", "whole"))
+    assert resumed.manifest.content == whole.manifest.content
 
 
 def _rank_with(function: Any) -> Any:
@@ -104,8 +199,6 @@ def test_progress_reaches_the_reporter(pool: tuple[Artifact, str], tmp_path: Pat
     class Bar:
         def set(self, done: int, note: str = "", *, total: int | None = None) -> None:
             shown.append((done, note, total))
-
-    from contextlib import nullcontext
 
     made.reporter.bar = lambda *_: nullcontext(Bar())  # type: ignore[method-assign, assignment]
     TrainStage(recipe(), pool_path=pool[1]).run(made)

@@ -55,6 +55,19 @@ def test_dead_process_or_node_is_a_lost_rank(spec: TrainSpec, lost: Exception) -
     assert not isinstance(caught.value, NodeTakenError)
 
 
+GLOO = RuntimeError("[/pytorch/third_party/gloo/gloo/transport/tcp/pair.cc:545] Read error [10.0.0.7]:34488: reset")
+
+
+def test_rank_whose_peer_is_gone_before_ray_knows_is_a_lost_one(spec: TrainSpec) -> None:
+    with pytest.raises(RankLostError, match="Read error"):
+        fail(spec, WorkerGroupError("failed", {0: GLOO}))
+
+
+def test_defect_in_a_rank_is_not_hidden_by_the_broken_connections_of_the_others(spec: TrainSpec) -> None:
+    with pytest.raises(RunError, match=r"(?s)training failed.*KeyError"):
+        fail(spec, WorkerGroupError("failed", {0: GLOO, 1: KeyError("logit_scale"), 2: GLOO}))
+
+
 @pytest.mark.parametrize(
     "taken",
     [
