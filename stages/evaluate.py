@@ -18,6 +18,7 @@ __all__ = ["EvaluateConfig", "EvaluateStage"]
 
 STUDENT = "mimic"
 """The model whose figures are the run's `eval_results.jsonl`."""
+REFERENCE = "reference"
 _TRAINING = "training/"
 _FINAL = "model/open_clip_model.safetensors"
 _EPOCH = re.compile(r"models/epoch-(\d+)\.safetensors")
@@ -44,6 +45,7 @@ class _Checkpoint:
 class EvaluateStage(Stage[EvaluateConfig]):
     """Runs every model over every data set; the same weights under two names are run once."""
 
+    version: ClassVar[int] = 2
     takes: ClassVar[Mapping[str, Schema]] = {"training": MODEL, "reference": MODEL}
     gives: ClassVar[Schema] = DOCUMENTS
 
@@ -91,15 +93,34 @@ class EvaluateStage(Stage[EvaluateConfig]):
 
 
 def _checkpoints(inputs: Mapping[str, Artifact], *, every_epoch: bool) -> list[_Checkpoint]:
-    """Final models by name, each behind its epoch-end ones."""
+    """Final models by name, each behind its epoch-end ones.
+
+    The training that made the reference is called by that name: they are one model.
+    """
     found = []
+    made_reference = _maker_of_reference(inputs)
     for role in sorted(inputs):
-        name, artifact = role.removeprefix(_TRAINING), inputs[role]
+        artifact = inputs[role]
+        name = REFERENCE if role == made_reference else role.removeprefix(_TRAINING)
         if every_epoch:
             ends = [match for file in artifact.files("models/") if (match := _EPOCH.fullmatch(file.path))]
             found += [_Checkpoint(name, int(match[1]), artifact, match[0]) for match in ends]
-        found.append(_Checkpoint(name, None, artifact, _FINAL))
-    return found
+        if role != made_reference:
+            found.append(_Checkpoint(name, None, artifact, _FINAL))
+    return sorted(found, key=lambda one: (one.model, one.epoch is None, one.epoch or 0))
+
+
+def _maker_of_reference(inputs: Mapping[str, Artifact]) -> str | None:
+    """The role of the training whose final weights are the reference's."""
+    if REFERENCE not in inputs:
+        return None
+    wanted = _digest(inputs[REFERENCE])
+    others = (role for role in sorted(inputs) if role not in (REFERENCE, _TRAINING + STUDENT))
+    return next((role for role in others if _digest(inputs[role]) == wanted), None)
+
+
+def _digest(artifact: Artifact) -> str:
+    return next(file.sha256 for file in artifact.manifest.files if file.path == _FINAL)
 
 
 def main_metric(data_set: DataSet) -> str:
@@ -155,5 +176,12 @@ def _summary(
         model: {data_set.name: by_data_set[data_set.name][main_metric(data_set)] for data_set in data_sets}
         for model, by_data_set in final.items()
     }
-    kinds = {data_set.name: {"kind": data_set.kind, "main_metric": main_metric(data_set)} for data_set in data_sets}
+    kinds = {
+        data_set.name: {
+            "kind": data_set.kind,
+            "main_metric": main_metric(data_set),
+            "classes": len(data_set.classes) or None,
+        }
+        for data_set in data_sets
+    }
     return {"main_metric": main, "data_sets": kinds, "models_evaluated": num_evaluated}

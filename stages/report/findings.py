@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
+from stages.report.evaluations import evaluation_line
+
 _BASELINE_ORDER = ("loss", "clip_score", "reference_clip_score")
 
 
@@ -12,7 +14,13 @@ def findings(summary: Mapping[str, Any]) -> list[str]:
     Args:
         summary: as in `summary.json`.
     """
-    return [_flow(summary), _scores(summary), _reference(summary), _label_model(summary), _evaluation(summary)]
+    return [
+        _flow(summary),
+        _scores(summary),
+        _reference(summary),
+        _label_model(summary),
+        evaluation_line(summary["evaluation"]),
+    ]
 
 
 def _flow(summary: Mapping[str, Any]) -> str:
@@ -89,47 +97,6 @@ def _label_model(summary: Mapping[str, Any]) -> str:
 
 
 _METHODS = {"label_model": "A label model", "majority": "A majority of votes", "mean_score": "The mean score"}
-
-
-def _evaluation(summary: Mapping[str, Any]) -> str:
-    evaluation = summary["evaluation"]
-    latest = latest_metrics(evaluation["results"]) if evaluation else {}
-    if not latest:
-        return "No model was evaluated."
-    metric = main_metric(latest)
-    values = {model: metrics[metric] for model, metrics in latest.items() if metric in metrics}
-    listed = ", ".join(f"{model} {value:.1%}" for model, value in sorted(values.items(), key=lambda item: -item[1]))
-    dataset, name = metric
-    text = f"Evaluation ({METRICS.get(name, _title(name))} on {dataset}): {listed}"
-    if "kept" in values and "random" in values:
-        text += f". Trained on the kept subset against a random one: {_points(values['kept'] - values['random'])}"
-    return text + "."
-
-
-METRICS = {"acc1": "zero-shot accuracy", "acc5": "zero-shot accuracy, top 5"}
-"""Metrics whose names say too little."""
-
-Metric = tuple[str, str]
-"""Data set, name of the metric."""
-
-
-def latest_metrics(results: list[Mapping[str, Any]]) -> dict[str, dict[Metric, float]]:
-    """By model: the metrics of its final weights, or of its last epoch where those were not evaluated."""
-    latest: dict[str, dict[Metric, float]] = {}
-    for row in sorted(results, key=_epoch):
-        latest.setdefault(row["model"], {})[row["dataset"], row["metric"]] = row["value"]
-    return latest
-
-
-def _epoch(row: Mapping[str, Any]) -> float:
-    """Final weights have no epoch and come last."""
-    return float("inf") if row.get("epoch") is None else float(row["epoch"])
-
-
-def main_metric(latest: Mapping[str, Mapping[Metric, float]]) -> Metric:
-    """Zero-shot accuracy where there is one, else the first metric."""
-    every = sorted({metric for metrics in latest.values() for metric in metrics})
-    return next((metric for metric in every if metric[1] in ("acc1", "mean_per_class_recall")), every[0])
 
 
 def _main_reason(reasons: Mapping[str, int]) -> str:

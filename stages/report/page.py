@@ -9,7 +9,8 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from stages.report import panels
-from stages.report.findings import METRICS, findings, latest_metrics
+from stages.report.evaluations import METRICS, guessing, in_order, latest_metrics
+from stages.report.findings import findings
 from stages.report.gallery import Shown, Wish
 from stages.report.panels import Panel
 from stages.report.pictures import Picture
@@ -123,13 +124,28 @@ def _areas(facts: Mapping[str, Any]) -> list[tuple[str, float]]:
     return sorted(found, key=lambda item: -item[1])
 
 
-def _evaluation(facts: Mapping[str, Any]) -> tuple[list[str], dict[tuple[str, str], list[float | None]]]:
-    """Names of the models, and for each metric of each data set one value a model."""
-    results = facts["evaluation"]["results"] if facts["evaluation"] else []
-    latest = latest_metrics(results)
-    metrics = sorted({metric for values in latest.values() for metric in values})
+@dataclass(frozen=True)
+class Figures:
+    """One metric of one data set."""
+
+    dataset: str
+    metric: str
+    guessing: float | None
+    values: Sequence[float | None]
+    """One a model."""
+
+
+def _evaluation(facts: Mapping[str, Any]) -> tuple[list[str], list[Figures]]:
+    """Names of the models, and a row for each metric of each data set."""
+    evaluation = facts["evaluation"] or {"results": []}
+    latest = latest_metrics(evaluation["results"])
+    metrics = in_order(metric for values in latest.values() for metric in values)
     models = sorted(latest)
-    return models, {metric: [latest[model].get(metric) for model in models] for metric in metrics}
+    rows = [
+        Figures(*metric, guessing(evaluation, metric), [latest[model].get(metric) for model in models])
+        for metric in metrics
+    ]
+    return models, rows
 
 
 _NONE = "\N{EN DASH}"

@@ -12,7 +12,7 @@ from pipeline.artifact import Artifact
 from stages.report import charts
 from stages.report.charts import Layer, Line
 from stages.report.curves import read_history, thinned
-from stages.report.findings import METRICS
+from stages.report.evaluations import METRICS
 from stages.report.survey import Histogram, Survey, Tally
 from stages.report.view import MISMATCHED, NUM_LABELS, P_KEEP
 

@@ -86,6 +86,29 @@ def test_summary_gives_the_main_metric_by_model(evaluation):
     assert main["mimic"] == {"colours": 1.0, "pairs": 1.0}
 
 
+def test_training_that_made_the_reference_is_listed_once_under_that_name(folder, inputs, tmp_path):
+    good, bad = knowing_model(), build_model(TINY, seed=0)
+    tuned = training(tmp_path / "tuned", "training/tuned", good, [bad, good])
+    evaluation = _run(folder, {**inputs, "training/tuned": tuned}, tmp_path / "e")
+    assert evaluation.summary["main_metric"].keys() == {"mimic", "base", "reference"}
+    rows = evaluation.read_json("results.json")
+    order = list(dict.fromkeys((row["model"], row["epoch"]) for row in rows))
+    assert [epoch for model, epoch in order if model == "reference"] == [0, 1, None]
+    assert not evaluation.files("models/tuned")
+
+
+def test_training_that_did_not_make_the_reference_keeps_its_name(folder, inputs, tmp_path):
+    other = training(tmp_path / "tuned", "training/tuned", build_model(TINY, seed=1), [])
+    evaluation = _run(folder, {**inputs, "training/tuned": other}, tmp_path / "e")
+    assert evaluation.summary["main_metric"].keys() == {"mimic", "base", "reference", "tuned"}
+
+
+def test_summary_says_among_how_many_classes_a_set_asks(evaluation):
+    sets = evaluation.summary["data_sets"]
+    assert sets["colours"]["classes"] >= 5
+    assert sets["pairs"] == {"kind": "retrieval", "main_metric": "mean_recall@1", "classes": None}
+
+
 def test_every_end_evaluates_final_models_alone(folder, inputs, tmp_path):
     values = _values(_run(folder, inputs, tmp_path, every="end"))
     assert {epoch for _, epoch, _, _ in values} == {None}

@@ -39,13 +39,14 @@ def test_areas_come_best_first_whoever_it_is():
 def test_evaluation_leaves_a_gap_where_a_model_was_not_measured():
     rows = [("a", "acc1", 0.5), ("b", "acc1", 0.6), ("b", "recall", 0.7)]
     results = [{"model": m, "epoch": None, "dataset": "d", "metric": k, "value": v} for m, k, v in rows]
-    models, table = _evaluation({"evaluation": {"results": results}})
+    models, rows = _evaluation({"evaluation": {"results": results}})
     assert models == ["a", "b"]
-    assert table == {("d", "acc1"): [0.5, 0.6], ("d", "recall"): [None, 0.7]}
+    assert [(row.metric, row.values) for row in rows] == [("acc1", [0.5, 0.6]), ("recall", [None, 0.7])]
+    assert {row.guessing for row in rows} == {None}
 
 
 def test_evaluation_that_is_off_is_an_empty_table():
-    assert _evaluation({"evaluation": None}) == ([], {})
+    assert _evaluation({"evaluation": None}) == ([], [])
 
 
 @pytest.mark.parametrize(
