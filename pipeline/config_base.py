@@ -20,6 +20,16 @@ class Config(BaseModel):
         """The literal values that enter a fingerprint: everything but placement fields."""
         return {name: _literal(getattr(self, name)) for name in type(self).model_fields if not self._is_placement(name)}
 
+    def without_effect(self) -> list[str]:
+        """Settings that change nothing as this block stands, each as a sentence without the block's own key."""
+        return []
+
+    def is_set(self, *names: str) -> list[str]:
+        """Those of these fields that were written down, and not as they are by default."""
+        fields = type(self).model_fields
+        written = [name for name in names if name in self.model_fields_set]
+        return [name for name in written if getattr(self, name) != fields[name].get_default(call_default_factory=True)]
+
     @classmethod
     def _is_placement(cls, name: str) -> bool:
         extra = cls.model_fields[name].json_schema_extra

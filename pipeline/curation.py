@@ -7,11 +7,12 @@ from rich.table import Table
 
 from pipeline.artifact import Artifact
 from pipeline.config import RunConfig
+from pipeline.config_checks import check_gpus, check_metadata, check_voters, warnings_of
 from pipeline.engine import Engine
 from pipeline.errors import GradsieveError
 from pipeline.graph import Graph, Place, upto
 from pipeline.lease import held
-from pipeline.nodes import assemble, check_metadata, check_voters
+from pipeline.nodes import assemble
 from pipeline.plan import check_limits, make_plan, plan_table, plan_totals
 from pipeline.progress import Reporter
 from pipeline.run_record import RunRecord, failure_to_write_told
@@ -50,6 +51,7 @@ class Curation:
     def plan(self, until: str | None = None) -> tuple[Table, str]:
         """What would run, stage by stage, and what it would cost in all."""
         graph = self.graph(until)
+        self._warn()
         rates = self.config.plan.rates
         lines = make_plan(graph, graph.done(tolerate_missing=True), rates)
         return plan_table(lines, rates), plan_totals(lines, rates)
@@ -69,6 +71,8 @@ class Curation:
         if len(done) == len(graph.nodes):
             self.reporter.say("everything is done already")
             return self._closing_lines(done)
+        self._warn()
+        check_gpus(self.config)
         check_limits(make_plan(graph, done, self.config.plan.rates), self.config.limits, self.config.plan.rates)
         with held(self.place.output, self.place.storage, self.reporter, wait=wait):
             engine = Engine(self.config.cluster, self.reporter, train_cpus=self.config.train.num_workers)
@@ -88,6 +92,10 @@ class Curation:
                 engine.shutdown()
             record.finish("done")
         return self._closing_lines(finished)
+
+    def _warn(self) -> None:
+        for line in warnings_of(self.config):
+            self.reporter.warn(line)
 
     def _closing_lines(self, finished: dict[str, Artifact]) -> list[str]:
         output = self.place.output

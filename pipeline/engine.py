@@ -46,6 +46,16 @@ class ClusterConfig(Config):
     grace_seconds: float = placement(25.0, ge=0)
     """Seconds that a training told to end (SIGTERM) may take to save itself; whoever stops it must wait as long."""
 
+    def without_effect(self) -> list[str]:
+        """See `Config`."""
+        if self.executor == "in_process":
+            ignored = self.is_set("address", "auth_mode", "num_cpus", "object_store_memory", "task_retries")
+            return [f"{name}: no effect with `executor: in_process`" for name in ignored]
+        if self.address is None:
+            return []
+        ignored = self.is_set("num_cpus", "object_store_memory")
+        return [f"{name}: no effect on a cluster that runs already" for name in ignored]
+
 
 class Engine:
     """Runs partitioned work; starts Ray when first needed and ends only what it started."""

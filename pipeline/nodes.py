@@ -1,11 +1,12 @@
 """From a configuration to the nodes of its graph: which stages there are and what feeds what."""
 
-import math
+from pydantic import ValidationError
 
 from pipeline.config import RunConfig
 from pipeline.config_base import Config
 from pipeline.errors import UserError
 from pipeline.graph import Node
+from stages.train.config import TrainConfig
 from stages.train.reference_config import phase_train_config, placed_reference
 
 
@@ -44,52 +45,26 @@ def assemble(config: RunConfig) -> list[Node]:
     return [*front, *early, *lineage, mimic, gather, *late, *curate, *retrained, *judgement]
 
 
-def num_visits(config: RunConfig) -> dict[str, int]:
-    """Selector name -> how often it scores a sample, as far as the configuration tells."""
-    if config.train.epochs is not None:
-        epochs = config.train.epochs
-    else:
-        pool = config.pool.expected_samples
-        epochs = math.ceil((config.train.samples_seen or 1) / pool) if pool else 1
-    visits = {name: epochs if selector.kind == "loss" else 1 for name, selector in config.selectors.items()}
-    return {"mimic": epochs, **visits}
-
-
-def check_voters(config: RunConfig) -> None:
-    """Refuse a label model with too few voters before any work.
-
-    Raises:
-        UserError: `aggregate.method: label_model` with fewer than three voters, or voters that do not exist.
-    """
-    try:
-        config.aggregate.check_num_voters(config.binarize.num_voters(num_visits(config)))
-    except ValueError as error:
-        raise UserError("the votes do not fit", where="binarize, aggregate", found=error) from error
-
-
-def check_metadata(config: RunConfig) -> None:
-    """Refuse selectors that read metadata where there is none.
-
-    Raises:
-        UserError: names them.
-    """
-    wanting = [
-        name
-        for name, selector in sorted(config.selectors.items())
-        if selector.kind == "basic" or (selector.kind == "clip_score" and selector.column is not None)
-    ]
-    if config.pool.metadata is None and wanting:
-        raise UserError(
-            "selectors need metadata, and the pool has none",
-            where=", ".join(f"selectors.{name}" for name in wanting),
-            expected="pool.metadata: a folder of Parquet files keyed by uid",
-            found="nothing",
-            next_step="set pool.metadata, or leave these selectors out",
-        )
-
-
 def _init(config: RunConfig) -> dict[str, str]:
     return {"init": "training/base"} if config.reference.base is not None else {}
+
+
+def _phase(config: RunConfig, phase: Config, key: str) -> TrainConfig:
+    """The training of a phase.
+
+    Raises:
+        UserError: together with what it inherits from `train` it cannot be.
+    """
+    try:
+        return phase_train_config(config.train, phase)
+    except ValidationError as error:
+        found = "; ".join(str(fault["msg"]).removeprefix("Value error, ") for fault in error.errors(include_url=False))
+        raise UserError(
+            f"{key} does not go with the `train` block that it inherits from",
+            where=key,
+            found=found,
+            next_step=f"change {key}, or `train`",
+        ) from None
 
 
 def _lineage(config: RunConfig) -> list[Node]:
@@ -109,7 +84,7 @@ def _lineage(config: RunConfig) -> list[Node]:
             )
         )
     if reference.base is not None:
-        phase = phase_train_config(config.train, reference.base)
+        phase = _phase(config, reference.base, "reference.base")
         nodes.append(
             Node(
                 "training/base",
@@ -128,7 +103,7 @@ def _lineage(config: RunConfig) -> list[Node]:
                 "training/tuned",
                 "reference",
                 "stages.train.stage:TrainStage",
-                phase_train_config(config.train, reference.tune),
+                _phase(config, reference.tune, "reference.tune"),
                 {"pool": "pool", "subset": "subset_trusted", **_init(config)},
                 place,
                 seeded=True,
@@ -173,7 +148,6 @@ def _curation(config: RunConfig, scores: dict[str, str]) -> list[Node]:
             "stages.aggregate:AggregateStage",
             config.aggregate,
             {"votes": "votes", **scores},
-            {"select_fraction": config.select.final_fraction()},
             seeded=True,
         ),
         Node(
@@ -205,7 +179,7 @@ def _retraining(config: RunConfig) -> list[Node]:
     """The proof of a filter: the same recipe on the kept subset and on a random one of the same size."""
     if config.evaluate == "off" or config.evaluate.retrain is None:
         return []
-    recipe = phase_train_config(config.train, config.evaluate.retrain)
+    recipe = _phase(config, config.evaluate.retrain, "evaluate.retrain")
     place = {"pool_path": config.pool.path}
     drawn = Node(
         "subset_random",

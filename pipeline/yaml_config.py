@@ -113,12 +113,14 @@ def _faults(model: type[Config], faults: Sequence[Any]) -> list[str]:
     """One line a fault; of a union's alternatives only the ones that were meant."""
     placed = [(*_place(model, tuple(fault["loc"])), fault) for fault in faults]
     blocks = [path for path, in_block, _ in placed if in_block]
-    lines = []
+    told: dict[tuple[tuple[str, ...], object], list[Any]] = {}
     for path, in_block, fault in placed:
-        meant_a_block = isinstance(fault.get("input"), dict) and any(block[: len(path)] == path for block in blocks)
+        found = fault.get("input")
+        meant_a_block = isinstance(found, dict) and any(block[: len(path)] == path for block in blocks)
         if in_block or not meant_a_block:
-            lines.append(_describe(model, path, fault))
-    return list(dict.fromkeys(lines))
+            # A word that fits none of a union's alternatives is one fault.
+            told.setdefault((path, id(fault) if isinstance(found, dict | list) else repr(found)), []).append(fault)
+    return list(dict.fromkeys(_describe(model, path, alternatives) for (path, _), alternatives in told.items()))
 
 
 def _place(model: type[Config], location: tuple[Any, ...]) -> tuple[tuple[str, ...], bool]:
@@ -147,6 +149,8 @@ def _place(model: type[Config], location: tuple[Any, ...]) -> tuple[tuple[str, .
     return tuple(path), in_block
 
 
+_NO_BLOCK = {"model_type", "model_attributes_type", "dict_type"}
+_BLOCK = "Input should be a block of `key: value` lines"
 _SCALARS = {"float", "int", "str", "bool", "constrained-float", "constrained-int", "constrained-str", "list[int]"}
 
 
@@ -174,8 +178,10 @@ def _kinds(blocks: Sequence[type[Config]]) -> set[str]:
     }
 
 
-def _describe(model: type[Config], path: tuple[str, ...], fault: Any) -> str:
+def _describe(model: type[Config], path: tuple[str, ...], alternatives: Sequence[Any]) -> str:
+    """One fault; of a union's alternatives that a word fits none of, all of them."""
     where = ".".join(path) or "(top)"
+    fault = alternatives[0]
     found = fault.get("input")
     if fault["type"] == "extra_forbidden":
         known = _known_keys(model, tuple(fault["loc"])[:-1])
@@ -188,8 +194,12 @@ def _describe(model: type[Config], path: tuple[str, ...], fault: Any) -> str:
         kinds = fault.get("ctx", {}).get("expected_tags") or ", ".join(sorted(_kinds(_blocks_at(model, fault["loc"]))))
         given = found.get("kind") if isinstance(found, dict) else found
         return f"{where}.kind: one of {kinds} is needed; found {given!r}"
-    message = str(fault["msg"]).removeprefix("Value error, ")
+    message = ", or ".join(dict.fromkeys(map(_wish, alternatives)))
     return f"{where}: {message}" + ("" if isinstance(found, dict | list) else f"; found {_without_secret(found)}")
+
+
+def _wish(fault: Any) -> str:
+    return _BLOCK if fault["type"] in _NO_BLOCK else str(fault["msg"]).removeprefix("Value error, ")
 
 
 def _without_secret(value: object) -> str:

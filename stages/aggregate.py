@@ -40,11 +40,6 @@ class AggregateStage(Stage[AggregateConfig]):
     takes: ClassVar[Mapping[str, Schema]] = {"votes": VOTES, "scores": SCORES}
     gives: ClassVar[Schema] = DECISIONS
 
-    def __init__(self, config: AggregateConfig, select_fraction: float | None = None) -> None:
-        """Keep the config; `select_fraction` is what the selection will keep, to compare the voters' with."""
-        super().__init__(config)
-        self.select_fraction = select_fraction
-
     def plan(self, inputs: Mapping[str, Size], rates: Mapping[str, float]) -> StagePlan:
         """Uids, probabilities, patterns and mean scores: about 40 bytes a sample."""
         rows = inputs["votes"].rows
@@ -101,15 +96,6 @@ class AggregateStage(Stage[AggregateConfig]):
         method = self.config.resolved(len(voters))
         if self.config.method == "auto" and method == "majority":
             context.reporter.warn(f"{len(voters)} voters are too few for a label model: the majority decides")
-        if method == "mean_score":
-            return method
-        for voter in voters:
-            fraction = voter["fraction"]
-            if self.select_fraction is not None and fraction is not None and fraction != self.select_fraction:
-                context.reporter.warn(
-                    f"{voter['name']} keeps {fraction:g} but the selection {self.select_fraction:g}: "
-                    "decisions are best when both are the same (binarize.fraction)"
-                )
         return method
 
     def _prior(self, context: StageContext, counts: VoteCounts) -> float:

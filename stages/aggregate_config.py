@@ -29,6 +29,13 @@ class AggregateConfig(Config):
     initial_precision: float = Field(0.7, gt=0, lt=1)
     """How often a vote is taken to be right before the first step."""
 
+    def without_effect(self) -> list[str]:
+        """See `Config`."""
+        learning = self.is_set("steps", "learning_rate", "l2", "initial_precision")
+        if self.method in ("majority", "mean_score") and learning:
+            return [f"{name}: no effect with `method: {self.method}`" for name in learning]
+        return []
+
     def check_num_voters(self, num_voters: int) -> None:
         """Refuse what this number of voters cannot do.
 

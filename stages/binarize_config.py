@@ -90,6 +90,19 @@ class BinarizeConfig(Config):
                 )
         return self
 
+    def without_effect(self) -> list[str]:
+        """See `Config`."""
+        rules = {name: self.merged(name) for name in self.voters or [None]}
+        lines = []
+        own = self.is_set("fraction", "of")
+        if own and all(rule.method != "top_fraction" for rule in rules.values()):
+            lines.append(f"{_keys(own)} no effect: nobody votes by `method: top_fraction`")
+        for name, voter in (self.voters or {}).items():
+            own = voter.is_set("fraction", "of")
+            if own and rules[name].method != "top_fraction":
+                lines.append(f"voters.{name}: {_keys(own)} no effect with `method: {rules[name].method}`")
+        return lines
+
     def voting(self, selectors: Sequence[str]) -> list[str]:
         """The selectors that vote, in the order of their columns.
 
@@ -158,3 +171,8 @@ class BinarizeConfig(Config):
                 f"{selector}: visits {beyond} are asked for, but it makes {num_visits} (0 to {num_visits - 1})"
             )
         return [visit for visit in choice if visit < num_visits] or list(range(num_visits))
+
+
+def _keys(names: Sequence[str]) -> str:
+    """`a` has, `a`, `b` have."""
+    return ", ".join(f"`{name}`" for name in names) + (" has" if len(names) == 1 else " have")

@@ -34,6 +34,10 @@ class EvaluateConfig(Config):
     retrain: RetrainConfig | None = None
     """Train on the kept subset and on a random one of the same size, and evaluate both; `off` by default."""
 
+    def without_effect(self) -> list[str]:
+        """See `Config`."""
+        return ["threads: no effect with `device: cuda`"] if self.device == "cuda" and self.is_set("threads") else []
+
     @field_validator("retrain", mode="before")
     @classmethod
     def _off(cls, value: Any) -> Any:

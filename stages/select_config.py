@@ -45,6 +45,11 @@ class RankClause(Config):
             raise ValueError("give either `fraction` or `count`")
         return self
 
+    def without_effect(self) -> list[str]:
+        """See `Config`."""
+        counted = self.count is not None and self.is_set("of") and self.of != "selected"
+        return [f"of: `{self.of}` has no effect on a `count`"] if counted else []
+
     @property
     def label(self) -> str:
         """As a person would say it."""
@@ -187,6 +192,14 @@ class SelectConfig(Config):
         if self.datacomp_compatible and not any(clause.clip_score for clause in self.rule.walk()):
             raise ValueError("datacomp_compatible has no effect: the rule has no `clip_score` clause")
         return self
+
+    def without_effect(self) -> list[str]:
+        """See `Config`."""
+        return (
+            ["seed: no effect, as nothing is ranked by `random`"]
+            if self.is_set("seed") and RANDOM not in self.names()
+            else []
+        )
 
     def final_fraction(self) -> float | None:
         """The fraction that the rule keeps by p_keep, if it has such a clause."""

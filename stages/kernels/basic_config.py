@@ -46,6 +46,12 @@ class BasicBounds(Config):
             raise ValueError(f"language {value!r}: expected {{fasttext: path}}, ascii_heuristic, column:<name> or any")
         return value
 
+    def without_effect(self) -> list[str]:
+        """See `Config`."""
+        if self.is_set("wanted") and self.language in ("any", "ascii_heuristic"):
+            return [f"wanted: no effect with `language: {self.language}`, which tells no languages apart"]
+        return []
+
     @property
     def language_column(self) -> str | None:
         """The metadata column that holds the language, if the test is one."""

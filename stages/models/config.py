@@ -63,21 +63,40 @@ class ModelConfig(Config):
                     close = get_close_matches(key, known, n=1)
                     nearest = f"; nearest: {close[0]}" if close else ""
                     raise ValueError(f"{tower} has no key {key!r}{nearest}")
+        self._check_sizes()
         text = self._tower("text_cfg")
         if not text["hf_tokenizer_name"] and text["vocab_size"] < SIMPLE_VOCABULARY:
             raise ValueError(
                 f"text_cfg.vocab_size must be at least {SIMPLE_VOCABULARY} for the built-in tokenizer, "
                 f"found {text['vocab_size']}"
             )
-        vision = self._tower("vision_cfg")
-        if (
-            isinstance(vision["layers"], int)
-            and not vision["timm_model_name"]
-            and vision["width"] < vision["head_width"]
-        ):
-            raise ValueError(
-                f"vision_cfg.width ({vision['width']}) gives no attention head of head_width ({vision['head_width']})"
-            )
+
+    def _check_sizes(self) -> None:
+        """Sizes of towers that open_clip itself builds: whole numbers above 0 that divide as they must."""
+        if self.embed_dim is not None:
+            _check_size("embed_dim", self.embed_dim)
+        vision, text = self._tower("vision_cfg"), self._tower("text_cfg")
+        if not vision["timm_model_name"]:
+            sides = vision["image_size"] if isinstance(vision["image_size"], list | tuple) else [vision["image_size"]]
+            layers = vision["layers"] if isinstance(vision["layers"], list | tuple) else [vision["layers"]]
+            for key, sizes in (("image_size", sides), ("layers", layers)):
+                for size in sizes:
+                    _check_size(f"vision_cfg.{key}", size)
+            _check_sizes_of(vision, "vision_cfg", ("width", "head_width", "patch_size"))
+            if isinstance(vision["layers"], int):
+                width, head = vision["width"], vision["head_width"]
+                if width < head or width % (width // head):
+                    raise ValueError(
+                        f"vision_cfg.width ({width}) gives no equal attention heads of head_width ({head})"
+                    )
+                if vision["patch_size"] > min(sides):
+                    raise ValueError(
+                        f"vision_cfg.patch_size ({vision['patch_size']}) is larger than image_size ({min(sides)})"
+                    )
+        if not text["hf_model_name"]:
+            _check_sizes_of(text, "text_cfg", ("context_length", "vocab_size", "width", "heads", "layers"))
+            if text["width"] % text["heads"]:
+                raise ValueError(f"text_cfg.width ({text['width']}) must be a multiple of heads ({text['heads']})")
 
     @property
     def architecture(self) -> dict[str, Any]:
@@ -121,6 +140,16 @@ class ModelConfig(Config):
 
     def _tower(self, tower: Literal["vision_cfg", "text_cfg"]) -> dict[str, Any]:
         return {**tower_fields(tower), **self.architecture[tower]}
+
+
+def _check_sizes_of(tower: dict[str, Any], name: str, keys: tuple[str, ...]) -> None:
+    for key in keys:
+        _check_size(f"{name}.{key}", tower[key])
+
+
+def _check_size(key: str, size: object) -> None:
+    if not isinstance(size, int) or isinstance(size, bool) or size < 1:
+        raise ValueError(f"{key} must be a whole number above 0, found {size!r}")
 
 
 def _nearest(name: str) -> str:

@@ -29,6 +29,11 @@ class MimicConfig(Config):
     reading: Reading = "own_loss"
     """What a sample's gradient is: that of its `own_loss` term, or what flows through its own features (`path`)."""
 
+    def without_effect(self) -> list[str]:
+        """See `Config`."""
+        beside = self.parameters is not None and self.is_set("tower")
+        return ["tower: no effect beside `parameters`"] if beside else []
+
     @model_validator(mode="after")
     def _parameters_once(self) -> "MimicConfig":
         if self.parameters is not None and len(set(self.parameters)) != len(self.parameters):
@@ -114,6 +119,18 @@ class TrainConfig(Config):
         if local % self.accumulation:
             raise ValueError(f"a rank's share of the batch ({local}) must be a multiple of accumulation")
         return self
+
+    def without_effect(self) -> list[str]:
+        """See `Config`."""
+        lines = []
+        if self.method != "mimic" and self.is_set("temperature"):
+            lines.append(f"temperature: no effect with `method: {self.method}`, which weighs all alike")
+        if self.method == "score":
+            learning = self.is_set(
+                "learning_rate", "warmup", "beta1", "beta2", "eps", "weight_decay", "grad_clip", "accumulation"
+            )
+            lines += [f"{name}: no effect with `method: score`, which learns nothing" for name in learning]
+        return lines
 
     @property
     def local_batch_size(self) -> int:

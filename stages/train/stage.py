@@ -95,8 +95,7 @@ class TrainStage(Stage[TrainConfig]):
         before = store.latest()
         if before is not None:
             context.reporter.say(f"{spec.name}: going on from step {before.step:,}")
-        scored = spec.reference is not None
-        for line in without_effect(self.config, scored=scored) + (costly(self.config) if scored else []):
+        for line in costly(self.config) if spec.reference is not None else []:
             context.reporter.warn(f"{spec.name}: {line}")
         if before is None or before.step < before.facts["num_steps"]:
             launch(spec, context.engine, context.reporter)
@@ -221,19 +220,6 @@ def samples_trained(config: TrainConfig, final: Checkpoint) -> int:
     num_samples = int(final.facts["num_samples"])
     epochs, rest = divmod(final.step, math.ceil(num_samples / config.batch_size))
     return epochs * num_samples + min(rest * config.batch_size, num_samples)
-
-
-def without_effect(config: TrainConfig, *, scored: bool) -> list[str]:
-    """Settings that change nothing, as warnings."""
-    lines = []
-    default = TrainConfig.model_fields["temperature"].default
-    if config.method != "mimic" and config.temperature != default:
-        lines.append(f"`temperature` has no effect with `method: {config.method}`")
-    if not scored and config.mimic != MimicConfig():
-        lines.append("`mimic` has no effect without a reference")
-    if config.mimic.parameters is not None and config.mimic.tower != "image":
-        lines.append("`mimic.tower` has no effect beside `mimic.parameters`")
-    return lines
 
 
 def costly(config: TrainConfig) -> list[str]:

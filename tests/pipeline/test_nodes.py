@@ -6,9 +6,10 @@ from pathlib import Path
 import pytest
 
 from pipeline.config import RunConfig
+from pipeline.config_checks import check_voters
 from pipeline.errors import UserError
 from pipeline.graph import Graph, Place, upto
-from pipeline.nodes import assemble, check_voters, num_visits
+from pipeline.nodes import assemble
 from pipeline.progress import Reporter
 from pipeline.storage import Storage
 from pipeline.yaml_config import load_config
@@ -185,26 +186,16 @@ def test_until_an_unknown_stage_names_those_there_are():
     assert error.value.exit_code == 2
 
 
-def test_visits_follow_epochs_for_what_training_scores():
-    assert num_visits(_config()) == {"mimic": 2, "loss": 2, "clip_score": 1, "reference_clip_score": 1}
-
-
 @pytest.mark.parametrize(
-    ("seen", "expected", "visits"), [(512, 512, 1), (513, 512, 2), (1024, 512, 2), (1, 512, 1), (900, None, 1)]
+    ("override", "key"),
+    [
+        ("reference.base.batch_size=33", "reference.base"),
+        ("reference.tune={epochs: 2, batch_size: 30}", "reference.tune"),
+        ("evaluate.retrain={epochs: 2, batch_size: 33}", "evaluate.retrain"),
+    ],
 )
-def test_visits_of_samples_seen_are_rounded_up(seen, expected, visits):
-    size = "null" if expected is None else expected
-    config = _config("train.epochs=null", f"train.samples_seen={seen}", f"pool.expected_samples={size}")
-    assert num_visits(config)["mimic"] == visits
-
-
-def test_label_model_of_two_voters_is_refused_before_work():
-    with pytest.raises(UserError) as error:
-        check_voters(_config("selectors={}"))
+def test_phase_that_does_not_go_with_the_training_is_refused_by_its_key(override, key):
+    with pytest.raises(UserError, match=f"{key} does not go with the `train` block") as error:
+        _nodes(override)
+    assert "must be a multiple of lanes" in str(error.value)
     assert error.value.exit_code == 2
-
-
-def test_voter_of_no_selector_is_refused_by_name():
-    with pytest.raises(UserError, match="the votes do not fit") as error:
-        check_voters(_config("binarize.voters={mimick: {}}"))
-    assert "mimick" in str(error.value)

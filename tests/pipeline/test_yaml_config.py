@@ -166,6 +166,16 @@ def test_union_of_a_block_and_a_word_tells_only_the_faults_that_were_meant() -> 
     assert "off" not in message
 
 
+@pytest.mark.parametrize("word", ["on", "5", "[1, 2]"])
+def test_word_that_is_neither_a_block_nor_the_word_is_one_fault(word: str) -> None:
+    message = _fault(f"reshard: {word}")
+    assert "reshard: Input should be a block of `key: value` lines" in message
+    assert "'off'" in message
+    if not word.startswith("["):
+        assert "1 fault(s)" in message
+        assert f"found {word if word.isdigit() else repr(word)}" in message
+
+
 def test_text_nested_without_end_is_refused() -> None:
     assert "nested too deeply" in _fault("a: " + "[" * 5_000 + "]" * 5_000)
 

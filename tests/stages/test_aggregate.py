@@ -45,9 +45,8 @@ def noisy_votes(n=N, accuracies=(0.9, 0.75, 0.6, 0.8), abstain=0.15, seed=0):
     return truth, votes
 
 
-def aggregate(root, votes, config, scores=None, select_fraction=None, **kwargs):
-    stage = AggregateStage(config, select_fraction)
-    return run_stage(stage, root, "decisions", inputs={"votes": votes, **(scores or {})}, **kwargs)
+def aggregate(root, votes, config, scores=None, **kwargs):
+    return run_stage(AggregateStage(config), root, "decisions", inputs={"votes": votes, **(scores or {})}, **kwargs)
 
 
 @pytest.mark.parametrize("seed", [0, 7])
@@ -140,15 +139,6 @@ def test_aggregate_unanimous_votes_bound_the_prior_and_warn(tmp_path, capsys):
     assert decisions.summary["prior"] == 0.99
     assert np.isfinite(read_all(decisions)["p_keep"].to_numpy()).all()
     assert "prior is taken as 0.99" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize(("method", "warned"), [("majority", True), ("mean_score", False)])
-def test_aggregate_warns_of_another_final_fraction_where_votes_matter(tmp_path, capsys, method, warned):
-    _, matrix = noisy_votes()
-    votes, hi, lo = make_votes(tmp_path / "votes", matrix, fraction=0.5)
-    scores = {"scores/s0": make_scores(tmp_path / "s0", hi, lo, np.arange(N))}
-    aggregate(tmp_path / "d", votes, AggregateConfig(method=method), scores, select_fraction=0.3)
-    assert ("keeps 0.5 but the selection 0.3" in capsys.readouterr().err) == warned
 
 
 def test_decisions_silent_voter_has_no_accuracy(tmp_path):

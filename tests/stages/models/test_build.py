@@ -44,10 +44,10 @@ def test_custom_text_builds_the_other_class():
     assert "text.transformer.resblocks.0.mlp.c_proj.weight" in model.state_dict()
 
 
-def test_sizes_that_do_not_divide_are_a_user_error():
+def test_words_that_open_clip_does_not_know_are_a_user_error():
     body = TINY.model_dump(exclude_defaults=True)
     with pytest.raises(UserError, match="cannot build"):
-        build_model(ModelConfig(**{**body, "text_cfg": {**body["text_cfg"], "heads": 3}}), seed=0)
+        build_model(ModelConfig(**{**body, "vision_cfg": {**body["vision_cfg"], "pos_embed_type": "round"}}), seed=0)
 
 
 def test_tokenizer_has_the_models_context_and_ends_what_it_cuts():

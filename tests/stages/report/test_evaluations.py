@@ -52,9 +52,8 @@ def test_line_compares_kept_with_random_on_each_set_better_or_worse():
 
 def test_line_of_many_sets_gives_their_mean():
     sets = {f"s{n}": {"kind": "classification", "main_metric": "acc1", "classes": 4} for n in range(4)}
-    values = {
-        (model, f"s{n}", "acc1"): 0.2 * n + gain for n in range(4) for model, gain in (("kept", 0.1), ("random", 0))
-    }
+    gains = {"kept": 0.1, "random": 0.0}
+    values = {(model, f"s{n}", "acc1"): 0.2 * n + gain for n in range(4) for model, gain in gains.items()}
     line = evaluation_line(_evaluation(values, sets))
     assert "mean of 4 data sets): kept 40.0%, random 30.0%" in line
     assert "+10.0 points" in line
@@ -97,13 +96,8 @@ def test_guessing_among_few_classes_is_certain_at_most():
 
 
 def test_metrics_are_ordered_with_numbers_as_numbers():
-    names = ["recall@10", "recall@1", "recall@5", "acc1"]
-    assert [name for _, name in in_order(("d", name) for name in names)] == [
-        "acc1",
-        "recall@1",
-        "recall@5",
-        "recall@10",
-    ]
+    metrics = [("d", name) for name in ("recall@10", "recall@1", "recall@5", "acc1")]
+    assert [name for _, name in in_order(metrics)] == ["acc1", "recall@1", "recall@5", "recall@10"]
 
 
 def test_latest_metrics_without_final_weights_takes_the_last_epoch():

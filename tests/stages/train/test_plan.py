@@ -1,7 +1,5 @@
 """What a training foretells and declares before it runs, and what it refuses then."""
 
-from typing import Any
-
 import numpy as np
 import pytest
 
@@ -9,9 +7,9 @@ from pipeline.errors import UserError
 from pipeline.stage import Size, StagePlan
 from pipeline.storage import Storage
 from stages.models.config import ModelConfig
-from stages.train.config import EffectiveBatch, MimicConfig, TrainConfig
+from stages.train.config import MimicConfig, TrainConfig
 from stages.train.order import Order, num_steps
-from stages.train.stage import TrainStage, costly, planned_steps, without_effect
+from stages.train.stage import TrainStage, costly, planned_steps
 from tests.stages.train.test_stage import recipe
 
 RATES = {
@@ -81,23 +79,6 @@ def test_uniform_training_of_a_model_without_default_parameter_is_allowed() -> N
     TrainStage(recipe(model=residual), pool_path="p").preflight({}, Storage())
     with pytest.raises(UserError, match="default of the image tower"):
         TrainStage(recipe(model=residual, method="mimic"), pool_path="p").preflight({}, Storage())
-
-
-@pytest.mark.parametrize(
-    ("changes", "scored", "words"),
-    [
-        ({}, False, []),
-        ({"method": "mimic", "temperature": 0.3}, True, []),
-        ({"temperature": 0.3}, True, ["`temperature` has no effect with `method: uniform`"]),
-        ({"method": "score", "temperature": EffectiveBatch(effective_batch=0.9)}, True, ["`method: score`"]),
-        ({"mimic": MimicConfig(tower="text")}, False, ["`mimic` has no effect without a reference"]),
-        ({"mimic": MimicConfig(tower="both", parameters=["visual.proj"])}, True, ["`mimic.tower` has no effect"]),
-    ],
-)
-def test_settings_without_effect_are_told(changes: dict[str, Any], scored: bool, words: list[str]) -> None:
-    found = without_effect(recipe(**changes), scored=scored)
-    assert len(found) == len(words)
-    assert all(word in line for word, line in zip(words, found, strict=True))
 
 
 def test_only_parameters_before_the_last_attention_cost() -> None:

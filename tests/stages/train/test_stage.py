@@ -1,6 +1,5 @@
 """Training and reference stages on a tiny pool, in this process."""
 
-import io
 import json
 import subprocess
 import sys
@@ -23,7 +22,7 @@ from stages.train.config import MimicConfig, TrainConfig
 from stages.train.reference import ReferenceStage
 from stages.train.reference_config import ReferenceConfig
 from stages.train.stage import TrainStage
-from tests.artifacts import context, listed, run_stage
+from tests.artifacts import listed, run_stage
 from tests.stages.train.tiny_pool import make_pool, uid_of
 from tests.stages.train.trusted_subset import trusted_subset
 
@@ -303,17 +302,6 @@ def test_modules_of_stages_bring_neither_torch_nor_ray() -> None:
     code = "import sys, stages.train.stage, stages.train.reference; print({'torch', 'ray'} & set(sys.modules))"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert out.stdout.strip() == "set()"
-
-
-def test_context_progress_reports(pool: tuple[Artifact, str], tmp_path: Path) -> None:
-    stage = TrainStage(recipe(temperature=0.3), pool_path=pool[1])
-    made = context(tmp_path, inputs={"pool": pool[0]}, external={"shards": listed(pool[1])})
-    buffer = io.StringIO()
-    from rich.console import Console
-
-    made.reporter.console = Console(file=buffer, width=200)
-    stage.run(made)
-    assert "`temperature` has no effect with `method: uniform`" in buffer.getvalue()
 
 
 def test_timing_is_volatile(base: Artifact) -> None:
