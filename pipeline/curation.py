@@ -74,8 +74,9 @@ class Curation:
         self._warn()
         check_gpus(self.config)
         check_limits(make_plan(graph, done, self.config.plan.rates), self.config.limits, self.config.plan.rates)
+        engine = Engine(self.config.cluster, self.reporter, train_cpus=self.config.train.num_workers)
+        engine.preflight()
         with held(self.place.output, self.place.storage, self.reporter, wait=wait):
-            engine = Engine(self.config.cluster, self.reporter, train_cpus=self.config.train.num_workers)
             runner = Runner(graph, engine, self.reporter, self.config.limits)
             runner.preflight(done)
             names = [node.name for node in graph.nodes]

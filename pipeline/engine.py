@@ -7,16 +7,18 @@ reads and writes it through `storage`. Results are small (file entries, counts, 
 import logging
 import os
 import pickle
+import socket
 import traceback
 import warnings
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Literal, TypeVar
+from urllib.parse import urlsplit
 
 from pipeline.artifact import Artifact
 from pipeline.config_base import Config, placement
 from pipeline.disk_errors import disk_error
-from pipeline.errors import GradsieveError, RunError
+from pipeline.errors import GradsieveError, RunError, UserError
 from pipeline.progress import Reporter
 from pipeline.termination import own_sigterm
 
@@ -25,6 +27,7 @@ Result = TypeVar("Result")
 
 _GIB = 1 << 30
 _AT_ONCE = 4
+_CONNECT_SECONDS = 10.0
 _ITEM_CHARACTERS = 500
 
 
@@ -125,11 +128,39 @@ class Engine:
         opened.set_name(name)
         return opened
 
+    @property
+    def address(self) -> str | None:
+        """Of the cluster to connect to; None where Ray is embedded, or not wanted."""
+        if self.config.executor == "in_process":
+            return None
+        return self.config.address or os.environ.get("RAY_ADDRESS") or None
+
+    def preflight(self) -> None:
+        """Refuse a cluster that does not answer, before any work; Ray itself would try for minutes.
+
+        Raises:
+            UserError: nothing listens at the address.
+        """
+        address = self.address
+        if address is None:
+            return
+        place = urlsplit(address if "//" in address else f"//{address}")
+        if place.hostname is None or place.port is None:
+            return  # such as `auto`: only Ray knows
+        try:
+            socket.create_connection((place.hostname, place.port), timeout=_CONNECT_SECONDS).close()
+        except OSError as error:
+            raise _no_cluster(address, error) from error
+
     def ensure_ray(self) -> None:
-        """Connect to the configured cluster, or embed Ray in this process; once."""
+        """Connect to the configured cluster, or embed Ray in this process; once.
+
+        Raises:
+            UserError: the cluster does not let this process in.
+        """
         if self._started:
             return
-        address = self.config.address or os.environ.get("RAY_ADDRESS")
+        address = self.address
         mode = self.config.auth_mode or ("token" if address else "disabled")
         os.environ.setdefault("RAY_AUTH_MODE", mode)
         for key, value in _QUIET.items():
@@ -141,7 +172,7 @@ class Engine:
         if not ray.is_initialized():
             with own_sigterm():
                 if address:
-                    ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+                    _connect(address)
                 else:
                     cpus = self.config.num_cpus or max(os.cpu_count() or 1, self._train_cpus + 2)
                     ray.init(
@@ -256,6 +287,27 @@ class _Call:
             full = disk_error(error, f"{self._name}: {error.filename or ''}") if isinstance(error, OSError) else None
             outcome = (True, full or _defect(self._name, item, error))
         return {"index": row["index"], "result": pickle.dumps(outcome)}
+
+
+def _connect(address: str) -> None:
+    import ray
+    from ray.exceptions import RayError
+
+    try:
+        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+    except (RayError, OSError, RuntimeError, ValueError, SystemExit) as error:  # Ray ends the process when it gives up
+        raise _no_cluster(address, error) from error
+
+
+def _no_cluster(address: str, error: BaseException) -> UserError:
+    return UserError(
+        "no Ray cluster lets this run in there",
+        where=address,
+        expected="a Ray cluster (cluster.address, or RAY_ADDRESS)",
+        found=_first_line(error),
+        next_step="start it, correct the address, give its token (RAY_AUTH_TOKEN) or set cluster.auth_mode=disabled; "
+        "without an address Ray is embedded",
+    )
 
 
 def _unpacked(row: dict[str, Any]) -> tuple[int, Any]:
