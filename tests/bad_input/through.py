@@ -28,7 +28,7 @@ from tests.artifacts import commit, listed, run_stage
 from tests.bad_input.case import Observed
 from tests.stages.models.tiny import TINY
 from tests.stages.pool.pools import pair, shard_bytes
-from tests.stages.selectors.helpers import frame_of, run
+from tests.stages.selectors.score_tables import frame_of, run
 from tests.stages.train.tiny_pool import make_pool as make_trained_pool
 from tests.stages.uid_tables import make_pool, put_buckets, random_uids
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
@@ -94,3 +95,20 @@ def write_metadata(root: Path, name: str, uids: Sequence[str | None], **columns:
     root.mkdir(parents=True, exist_ok=True)
     pq.write_table(pa.table({"uid": pa.array(uids, pa.string()), **columns}), root / name)
     return root
+
+
+def ill_pool(root: Path) -> list[Pair]:
+    """Three shards with duplicates across them, broken samples, and metadata with gaps; its usable samples."""
+    by_shard = [[pair(s * 10 + n, shard=s) for n in range(10)] for s in range(3)]
+    by_shard[1][4] = Pair("4", uid_of(3), "again")
+    by_shard[2][0] = Pair("0", uid_of(3).upper(), "and again")
+    by_shard[2][9] = Pair("9", uid_of(29), None)
+    write_pool(root / "shards", {f"{s}.tar": shard_bytes(pairs) for s, pairs in enumerate(by_shard)})
+    write_metadata(root / "meta", "a.parquet", [uid_of(n) for n in range(0, 40, 2)], score=np.arange(20.0))
+    write_metadata(root / "meta", "b.parquet", [uid_of(n) for n in range(1, 30, 2)], score=np.arange(15.0))
+    return [
+        item
+        for s, pairs in enumerate(by_shard)
+        for n, item in enumerate(pairs)
+        if (s, n) not in ((1, 4), (2, 0), (2, 9))
+    ]

@@ -21,8 +21,8 @@ from stages.pool.metadata import (
 )
 from stages.pool.runs import read_bucket
 from tests.artifacts import listed
+from tests.stages.pool.indexing import index, rows
 from tests.stages.pool.pools import plain_pool, uid_of
-from tests.stages.pool.test_stage import index, rows
 
 UIDS = [uid_of(n) for n in range(3)]
 

@@ -12,7 +12,7 @@ from pipeline.errors import RunError
 from pipeline.schema import SCORES
 from pipeline.stage import Size
 from stages.selectors.base import Partition, Partitions, Scores, SelectorStage
-from tests.stages.selectors.helpers import by_number, run
+from tests.stages.selectors.score_tables import by_number, run
 from tests.stages.train.tiny_pool import make_pool
 
 

@@ -9,7 +9,7 @@ from pipeline.artifact import Artifact
 from pipeline.errors import UserError
 from stages.kernels.basic_config import FastTextModel
 from stages.selectors.basic import BasicConfig, BasicSelector
-from tests.stages.selectors.helpers import by_number, run
+from tests.stages.selectors.score_tables import by_number, run
 from tests.stages.train.tiny_pool import make_pool
 
 CAPTIONS = [

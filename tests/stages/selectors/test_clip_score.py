@@ -18,7 +18,7 @@ from stages.selectors import clip_encode
 from stages.selectors.clip_score import ClipScoreConfig, ClipScoreSelector
 from tests.artifacts import commit
 from tests.stages.models.tiny import TINY
-from tests.stages.selectors.helpers import by_number, run
+from tests.stages.selectors.score_tables import by_number, run
 from tests.stages.train.tiny_pool import caption_of, colour_of, make_pool
 
 COUNTS = [5, 7, 3]

@@ -9,7 +9,7 @@ from pydantic import ValidationError
 from pipeline.stage import Size
 from stages.kernels.scale import batch_scales
 from stages.selectors.loss import LossConfig, LossSelector
-from tests.stages.selectors.helpers import frame_of, run
+from tests.stages.selectors.score_tables import frame_of, run
 from tests.stages.train.test_gather import fake_pool, train
 
 KEYS = ["uid_hi", "uid_lo", "visit"]

@@ -19,7 +19,7 @@ from stages.kernels.basic_config import FastTextModel
 from stages.selectors.basic import BasicConfig, BasicSelector
 from stages.selectors.clip_score import ClipScoreConfig, ClipScoreSelector
 from stages.selectors.table import TableConfig, TableSelector
-from tests.stages.selectors.helpers import by_number, frame_of, run
+from tests.stages.selectors.score_tables import by_number, frame_of, run
 from tests.stages.selectors.test_basic import plain_rule
 from tests.stages.train.tiny_pool import make_pool, uid_of
 

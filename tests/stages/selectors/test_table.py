@@ -11,7 +11,7 @@ from pipeline.errors import UserError
 from pipeline.stage import Size
 from stages.selectors import table as table_module
 from stages.selectors.table import TableConfig, TableSelector
-from tests.stages.selectors.helpers import by_number, run
+from tests.stages.selectors.score_tables import by_number, run
 from tests.stages.train.tiny_pool import make_pool, uid_of
 
 
