@@ -38,10 +38,9 @@ lint: $(VENV)/.installed-dev
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-# Folders with a costly fixture stay in one process, see tests/conftest.py.
 workers ?= 2
 test: lint
-	$(BIN)/python -m pytest -n $(workers) --dist loadgroup --no-loadscope-reorder
+	$(BIN)/python -m pytest -n $(workers) --dist loadfile --no-loadscope-reorder
 
 # Whole runs on a real S3 server; Debian: apt-get install radosgw ceph-mon ceph-osd ceph-common
 test-object-store: $(VENV)/.installed-dev

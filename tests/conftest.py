@@ -2,7 +2,6 @@
 
 import os
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 from hypothesis import settings
@@ -17,17 +16,6 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
 os.environ["RAY_TRAIN_HEALTH_CHECK_INTERVAL_S"] = "0.5"
 os.environ.setdefault("RAY_worker_niceness", "0")  # else Ray's workers give way to whatever else runs on the machine
-
-ROOT = Path(__file__).parent
-
-
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Of several processes, one runs all tests of a folder that has fixtures of its own: those are costly."""
-    for item in items:
-        folder = item.path.parent
-        alone = folder == ROOT or not (folder / "conftest.py").exists()
-        item.add_marker(pytest.mark.xdist_group(str((item.path if alone else folder).relative_to(ROOT))))
 
 
 @pytest.fixture(scope="session")
