@@ -3,8 +3,10 @@
 import time
 from collections.abc import Callable
 from enum import IntEnum
+from typing import TYPE_CHECKING
 
-from stages.train.ranks import Ranks
+if TYPE_CHECKING:  # brings torch, which a driver with nothing to train does without
+    from stages.train.ranks import Ranks
 
 LISTEN_SECONDS = 1.0
 _MOST_STEPS = 100
@@ -31,7 +33,7 @@ class Listener:
     def __init__(
         self,
         ask: Callable[[], Notice],
-        ranks: Ranks,
+        ranks: "Ranks",
         *,
         seconds: float = LISTEN_SECONDS,
         clock: Callable[[], float] = time.monotonic,
