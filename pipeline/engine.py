@@ -18,7 +18,8 @@ from urllib.parse import urlsplit
 from pipeline.artifact import Artifact
 from pipeline.config_base import Config, placement
 from pipeline.disk_errors import disk_error
-from pipeline.errors import GradsieveError, RunError, UserError
+from pipeline.engine_errors import died_each_time, no_cluster, ray_errors, refuse_hopeless, start_errors_named
+from pipeline.errors import GradsieveError, RunError
 from pipeline.progress import Reporter
 from pipeline.termination import own_sigterm
 
@@ -46,6 +47,8 @@ class ClusterConfig(Config):
     """`in_process` runs the data stages without Ray, one partition after the other: same bytes."""
     task_retries: int = placement(3, ge=0)
     """How often a task is tried again after its worker or node was lost."""
+    stalled_after_seconds: float = placement(1800.0, gt=0)
+    """Seconds without a finished task after which a stage stops: raise it where single tasks take longer."""
     grace_seconds: float = placement(25.0, ge=0)
     """Seconds that a training told to end (SIGTERM) may take to save itself; whoever stops it must wait as long."""
 
@@ -150,7 +153,7 @@ class Engine:
         try:
             socket.create_connection((place.hostname, place.port), timeout=_CONNECT_SECONDS).close()
         except OSError as error:
-            raise _no_cluster(address, error) from error
+            raise no_cluster(address, error) from error
 
     def ensure_ray(self) -> None:
         """Connect to the configured cluster, or embed Ray in this process; once.
@@ -170,24 +173,25 @@ class Engine:
         from ray.data import DataContext
 
         if not ray.is_initialized():
-            with own_sigterm():
-                if address:
-                    _connect(address)
-                else:
-                    cpus = self.config.num_cpus or max(os.cpu_count() or 1, self._train_cpus + 2)
-                    ray.init(
-                        address="local",
-                        num_cpus=cpus,
-                        include_dashboard=False,
-                        log_to_driver=False,
-                        logging_level=logging.ERROR,
-                        object_store_memory=self.config.object_store_memory,
-                    )
+            with own_sigterm(), start_errors_named(address):
+                ray.init(**self._init_options(address), log_to_driver=False, logging_level=logging.ERROR)
             self._embedded = True
-        DataContext.get_current().enable_progress_bars = False
+        context = DataContext.get_current()
+        context.enable_progress_bars = False
+        context.execution_no_progress_timeout_s = self.config.stalled_after_seconds
         logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # errors are told by us, once
         logging.getLogger("ray.train").setLevel(logging.ERROR)
         self._started = True
+
+    def _init_options(self, address: str | None) -> dict[str, Any]:
+        if address:
+            return {"address": address}
+        return {
+            "address": "local",
+            "num_cpus": self.config.num_cpus or max(os.cpu_count() or 1, self._train_cpus + 2),
+            "include_dashboard": False,
+            "object_store_memory": self.config.object_store_memory,
+        }
 
     def shutdown(self) -> None:
         """Leave the cluster, or end the embedded Ray."""
@@ -219,8 +223,8 @@ class Engine:
                 done.add(index)
                 yield index, result
             return
-        except _ray_errors() as error:
-            _refuse_lost_cluster(error, name)
+        except ray_errors() as error:
+            refuse_hopeless(error, name)
             self.reporter.warn(f"{name}: a worker died again and again; finding out at which of the partitions")
         yield from self._one_by_one(call, {i: item for i, item in enumerate(items) if i not in done}, name, resources)
 
@@ -256,16 +260,10 @@ class Engine:
             index = running.pop(ready[0])
             try:
                 row = ray.get(ready[0])
-            except _ray_errors() as error:
-                _refuse_lost_cluster(error, name)
-                raise RunError(
-                    f"a worker of {name} died each time it was given this partition",
-                    where=str(items[index])[:_ITEM_CHARACTERS],
-                    expected=f"at most {self.config.task_retries} deaths (cluster.task_retries)",
-                    found=_first_line(error),
-                    next_step="memory is the usual reason: give tasks more of it, or see what is odd about that input; "
-                    "the same command goes on from what is finished",
-                ) from error
+            except ray_errors() as error:
+                refuse_hopeless(error, name)
+                item = str(items[index])[:_ITEM_CHARACTERS]
+                raise died_each_time(error, name, item, self.config.task_retries) from error
             yield _unpacked(row)
 
 
@@ -283,31 +281,12 @@ class _Call:
             outcome = (False, self._task(item))
         except GradsieveError as error:
             outcome = (True, error)
+        except MemoryError as error:
+            outcome = (True, _memory_error(self._name, item, error))
         except Exception as error:
             full = disk_error(error, f"{self._name}: {error.filename or ''}") if isinstance(error, OSError) else None
             outcome = (True, full or _defect(self._name, item, error))
         return {"index": row["index"], "result": pickle.dumps(outcome)}
-
-
-def _connect(address: str) -> None:
-    import ray
-    from ray.exceptions import RayError
-
-    try:
-        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
-    except (RayError, OSError, RuntimeError, ValueError, SystemExit) as error:  # Ray ends the process when it gives up
-        raise _no_cluster(address, error) from error
-
-
-def _no_cluster(address: str, error: BaseException) -> UserError:
-    return UserError(
-        "no Ray cluster lets this run in there",
-        where=address,
-        expected="a Ray cluster (cluster.address, or RAY_ADDRESS)",
-        found=_first_line(error),
-        next_step="start it, correct the address, give its token (RAY_AUTH_TOKEN) or set cluster.auth_mode=disabled; "
-        "without an address Ray is embedded",
-    )
 
 
 def _unpacked(row: dict[str, Any]) -> tuple[int, Any]:
@@ -321,46 +300,14 @@ def _call_row(call: _Call, row: dict[str, Any]) -> dict[str, Any]:
     return call(row)
 
 
-def _ray_errors() -> tuple[type[Exception], ...]:
-    from ray.exceptions import RayError
-
-    return (RayError,)
-
-
-def _first_line(error: BaseException) -> str:
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)
-
-
-def _refuse_lost_cluster(error: Exception, name: str) -> None:
-    """Stop where no task can help: the cluster is gone, or its shared memory is full."""
-    from ray.exceptions import ObjectStoreFullError, OutOfDiskError
-
-    if isinstance(error, ObjectStoreFullError | OutOfDiskError):
-        raise RunError(
-            "Ray's object store is full",
-            where=name,
-            found=_first_line(error),
-            next_step="raise `cluster.object_store_memory`, or free space in Ray's temporary folder; "
-            "the same command goes on from what is finished",
-        ) from error
-    if not _cluster_lives():
-        raise RunError(
-            "the Ray cluster is gone",
-            where=name,
-            found=_first_line(error),
-            next_step="the same command goes on from what is finished",
-        ) from error
-
-
-def _cluster_lives() -> bool:
-    import ray
-    from ray.exceptions import RayError
-
-    try:
-        nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
-    except (RayError, RuntimeError, OSError):
-        return False
-    return any(node["Alive"] for node in nodes)
+def _memory_error(name: str, item: object, error: MemoryError) -> RunError:
+    return RunError(
+        f"memory ran out in a task of {name}",
+        where=str(item)[:_ITEM_CHARACTERS],
+        found=str(error) or "MemoryError",
+        next_step="let fewer tasks run at once (`cluster.num_cpus`), or use nodes with more memory; "
+        "the same command goes on from what is finished",
+    )
 
 
 def _defect(name: str, item: object, error: Exception) -> RunError:
@@ -387,6 +334,7 @@ class _ReadTables:
 _QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
+    "RAY_task_oom_retries": "20",  # without a limit a partition that fits no memory would be tried for ever
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_TRAIN_ENABLE_STATE_TRACKING": "1",
 }
