@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,7 +20,8 @@ ROOT = Path(__file__).parents[2]
 TINY = ROOT / "tests/configs/tiny.yaml"
 IN_PROCESS = ("cluster.executor=in_process", "evaluate=off", "train.checkpoint_every=5")
 RAY = ("cluster.executor=ray", "evaluate=off", "train.checkpoint_every=5")
-TIMEOUT = 240
+TIMEOUT = 600
+"""Seconds after which a run counts as hanging; machines that are shared can be slow."""
 
 DELIVERABLES = ("subset", "shards")
 
@@ -132,6 +133,18 @@ def copy_store(finished: Path, output: Path, glob: str) -> None:
             shutil.copytree(finished / "store" / name, output / "store" / name)
 
 
+def copy_until(finished: Path, output: Path, name: str) -> None:
+    """Copy the artifacts of all stages that come before one of `ORDER`."""
+    for before in ORDER[: ORDER.index(name)]:
+        if (finished / "store" / before).is_dir():
+            shutil.copytree(finished / "store" / before, output / "store" / before)
+
+
+def content(output: Path, name: str) -> str:
+    """Digest of what is in an artifact."""
+    return open_artifacts(str(output), Storage())[name].manifest.content
+
+
 def digests(folder: Path) -> dict[str, str]:
     """SHA-256 of every file that is not hidden, by relative path."""
     return {
@@ -186,14 +199,19 @@ def kill_session(session: int) -> None:
 
 def wait_for(output: Path, pattern: str, process: subprocess.Popen[str], *, number: int = 1) -> bool:
     """Wait until so many files match a pattern below an output; False if the run ended before."""
+    return wait_until(lambda: len(list(output.glob(pattern))) >= number, process, f"{number} {pattern} in {output}")
+
+
+def wait_until(condition: Callable[[], bool], process: subprocess.Popen[str], wanted: str) -> bool:
+    """Wait until a condition holds; False if the run ended before."""
     deadline = time.monotonic() + TIMEOUT
     while time.monotonic() < deadline:
-        if len(list(output.glob(pattern))) >= number:
+        if condition():
             return True
         if process.poll() is not None:
             return False
         time.sleep(0.02)
-    raise TimeoutError(f"{pattern} did not appear in {output}")
+    raise TimeoutError(wanted)
 
 
 def states(output: Path) -> dict[str, str]:

@@ -1,0 +1,93 @@
+"""A Ray cluster of several nodes on this machine, whose nodes can be drained and killed one by one."""
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from tests.crash.scenes import environment
+
+_MIB = 1 << 20
+
+
+class Nodes:
+    """A head without CPUs, where the driver lives, and workers."""
+
+    def __init__(self, *, workers: int, cpus: int) -> None:
+        """Start all of them."""
+        from ray.cluster_utils import Cluster
+
+        detection = {"health_check_period_ms": 1000, "health_check_failure_threshold": 5}
+        head = {
+            "num_cpus": 0,
+            "include_dashboard": False,
+            "object_store_memory": 100 * _MIB,
+            "_system_config": detection,
+        }
+        self._cluster = Cluster(initialize_head=True, head_node_args=head)
+        self.workers = [
+            self._cluster.add_node(num_cpus=cpus, object_store_memory=100 * _MIB, include_dashboard=False)
+            for _ in range(workers)
+        ]
+
+    @property
+    def address(self) -> str:
+        """For `cluster.address`."""
+        return str(self._cluster.address)
+
+    def hosts_of(self, title: str) -> list[int]:
+        """Indices of the workers on which a process of this title runs, such as `ray::RayTrainWorker`."""
+        raylets = {raylet_of(node): index for index, node in enumerate(self.workers)}
+        return sorted({raylets[parent] for parent in _parents(title) if parent in raylets})
+
+    def drain(self, index: int, *, seconds: int) -> None:
+        """Say that a worker will be preempted in so many seconds; nothing is killed by that."""
+        told = subprocess.run(
+            [
+                sys.executable, "-m", "ray.scripts.scripts", "drain-node", "--address", self.address,
+                "--node-id", self.workers[index].node_id, "--reason", "DRAIN_NODE_REASON_PREEMPTION",
+                "--reason-message", "test", "--deadline-remaining-seconds", str(seconds),
+            ],
+            env=environment(), capture_output=True, text=True, timeout=120,
+        )  # fmt: skip
+        assert told.returncode == 0, told.stdout + told.stderr
+
+    def kill(self, index: int) -> None:
+        """End a worker as a power cut would, with all that runs on it."""
+        self._cluster.remove_node(self.workers[index], allow_graceful=False)
+
+    def shutdown(self) -> None:
+        """End all nodes that are left."""
+        self._cluster.shutdown()
+
+
+@contextmanager
+def nodes(*, workers: int, cpus: int) -> Iterator[Nodes]:
+    """A cluster while the context is open."""
+    made = Nodes(workers=workers, cpus=cpus)
+    try:
+        yield made
+    finally:
+        made.shutdown()
+
+
+def raylet_of(node: Any) -> int:
+    """Process id of a node's raylet, the parent of all that runs on it."""
+    return int(node.all_processes["raylet"][0].process.pid)
+
+
+def _parents(title: str) -> list[int]:
+    found = []
+    for folder in Path("/proc").iterdir():
+        if not folder.name.isdigit():
+            continue
+        try:
+            line = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+            fields = (folder / "stat").read_text().rpartition(")")[2].split()
+        except OSError:
+            continue
+        if line.startswith(title):
+            found.append(int(fields[1]))
+    return found

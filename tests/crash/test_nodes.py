@@ -1,0 +1,82 @@
+"""Nodes of a real cluster are drained or lost under a training or a data stage: same bytes in the end."""
+
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.crash.nodes import Nodes, nodes
+from tests.crash.scenes import Ended, content, copy_until, finish, kill_session, start, wait_for, wait_until
+from tests.crash.test_ray import CHECKPOINTS, ON_RAY, TWO_RANKS, two_ranks
+
+__all__ = ["two_ranks"]
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.ray,
+    pytest.mark.timeout(1800),
+    pytest.mark.skipif("GRADSIEVE_FULL_MATRIX" not in os.environ, reason="minutes a case: make chaos runs it"),
+]
+RANK = "ray::RayTrainWorker"
+MAP = "ray::Map"
+
+
+@pytest.fixture
+def three() -> Iterator[Nodes]:
+    with nodes(workers=3, cpus=1) as made:
+        yield made
+
+
+def trained(workplace: Path, two_ranks: Path, cluster: Nodes, *, harm: str) -> tuple[Ended, Path]:
+    """A training by two ranks on two of three nodes, one of which is drained, or killed behind a checkpoint."""
+    output = workplace / "runs" / f"node_{harm}"
+    copy_until(two_ranks, output, "training/mimic")
+    soon = {"RAY_TRAIN_PREEMPTION_POLL_INTERVAL_S": "0.5"}
+    process = start(workplace, output, (*TWO_RANKS, f"cluster.address={cluster.address}"), soon)
+    try:
+        assert wait_until(lambda: len(cluster.hosts_of(RANK)) == 2, process, "ranks on two nodes")
+        if harm == "drained":
+            cluster.drain(cluster.hosts_of(RANK)[1], seconds=120)
+        else:
+            assert wait_for(output, f"{CHECKPOINTS}/*/manifest-*", process)
+            cluster.kill(cluster.hosts_of(RANK)[1])
+        return finish(process, workplace, output), output
+    finally:
+        kill_session(process.pid)
+
+
+def test_training_whose_node_is_drained_takes_a_checkpoint_and_goes_on_elsewhere(
+    workplace: Path, two_ranks: Path, three: Nodes
+) -> None:
+    """The drain is announced while ranks start, long before the first checkpoint that was planned."""
+    ended, output = trained(workplace, two_ranks, three, harm="drained")
+    assert ended.code == 0, ended.shown
+    told = re.search(r"a node is about to leave; starting again .* from step (\d+)", ended.shown)
+    assert told is not None, ended.shown
+    assert int(told[1]) > 0
+    assert list(output.glob(f"{CHECKPOINTS}/step-{int(told[1]):09d}/manifest-*"))
+    assert content(output, "training/mimic") == content(two_ranks, "training/mimic")
+    assert content(output, "scores/mimic") == content(two_ranks, "scores/mimic")
+
+
+def test_training_whose_node_is_lost_goes_on_elsewhere(workplace: Path, two_ranks: Path, three: Nodes) -> None:
+    ended, output = trained(workplace, two_ranks, three, harm="killed")
+    assert ended.code == 0, ended.shown
+    assert "a rank was lost" in ended.shown
+    assert content(output, "training/mimic") == content(two_ranks, "training/mimic")
+
+
+def test_data_stage_whose_node_is_lost_is_finished_by_the_other(workplace: Path, wanted: dict[str, object]) -> None:
+    output = workplace / "runs" / "pool_node_killed"
+    with nodes(workers=2, cpus=1) as cluster:
+        process = start(workplace, output, (*ON_RAY, f"cluster.address={cluster.address}", "--until", "pool"))
+        try:
+            assert wait_for(output, "store/pool/*/work/*.json", process)
+            cluster.kill(cluster.hosts_of(MAP)[0])
+            ended = finish(process, workplace, output)
+        finally:
+            kill_session(process.pid)
+    assert ended.code == 0, ended.shown
+    assert content(output, "pool") == wanted["pool content"]
