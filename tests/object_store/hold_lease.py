@@ -1,6 +1,5 @@
 """A process that holds the lease of an output, for tests that refuse, stall, kill or race it."""
 
-import multiprocessing
 import os
 import signal
 import sys
@@ -15,10 +14,7 @@ from pipeline.lease import held
 from pipeline.lease_object import Pace
 from pipeline.progress import Reporter
 from pipeline.storage import Storage
-
-PATIENCE = 60.0
-_CONTEXT = multiprocessing.get_context("forkserver")  # imports once; its children begin in no time
-_CONTEXT.set_forkserver_preload([__name__, "pipeline.storage_s3"])
+from tests.object_store.processes import CONTEXT, PATIENCE
 
 
 class _Told(Reporter):
@@ -48,9 +44,9 @@ class LeaseProcess:
     def start(cls, output: str, storage: Storage, environment: Mapping[str, str], *, wait: bool, elsewhere: bool,
               pace: Pace) -> "LeaseProcess":  # fmt: skip
         """Start one; `elsewhere`: as if it ran on another machine."""
-        ours, theirs = _CONTEXT.Pipe()
+        ours, theirs = CONTEXT.Pipe()
         arguments = (output, storage, dict(environment), wait, elsewhere, pace, theirs)
-        process = _CONTEXT.Process(target=_hold, args=arguments)
+        process = CONTEXT.Process(target=_hold, args=arguments)
         process.start()
         theirs.close()
         return cls(process, ours)

@@ -18,7 +18,8 @@ from pipeline.progress import Reporter
 from pipeline.storage import Storage, join
 from tests.end_to_end.runs import gradsieve
 from tests.object_store.conftest import BUCKET, storage_through
-from tests.object_store.hold_lease import PATIENCE, LeaseProcess
+from tests.object_store.hold_lease import LeaseProcess
+from tests.object_store.processes import PATIENCE
 from tests.servers.fault_proxy import FaultProxy
 from tests.servers.fixtures import Store
 
