@@ -65,7 +65,9 @@ def test_partition_that_fits_no_memory_is_told_apart_from_one_at_which_workers_c
     assert memory.parts["where"] == crash.parts["where"] == "shard-7.tar"
 
 
-@pytest.mark.parametrize(("address", "hint"), [(None, "cluster.executor=in_process"), ("10.0.0.9:6379", "cluster.auth_mode")])
+@pytest.mark.parametrize(
+    ("address", "hint"), [(None, "cluster.executor=in_process"), ("10.0.0.9:6379", "cluster.auth_mode")]
+)
 def test_ray_that_does_not_start_is_told_with_the_next_step(address: str | None, hint: str) -> None:
     def start() -> None:
         with start_errors_named(address):
