@@ -13,7 +13,7 @@ from typing import Any
 from pipeline.artifact import Artifact, Manifest, canonical_json, sha256_hex
 from pipeline.errors import GradsieveError, RunError, UserError
 from pipeline.progress import Reporter
-from pipeline.storage import Storage, absolute, join, relative
+from pipeline.storage import BucketConfig, Storage, StorageConfig, absolute, is_s3, join, relative
 
 RECORD_NAME = "run.json"
 _PACKAGES = ("gradsieve", "ray", "torch", "open_clip_torch", "polars", "pyarrow", "snorkel", "numpy", "pillow")
@@ -83,15 +83,7 @@ class RunRecord:
 
 def sealed(body: Mapping[str, Any]) -> bytes:
     """A record as JSON that carries its own digest, for people to read as well."""
-    open_body = {key: value for key, value in body.items() if key != "digest"}
-    digest = sha256_hex(canonical_json(open_body))
-    return json.dumps({**open_body, "digest": digest}, indent=1, ensure_ascii=False).encode()
-
-
-def is_unchanged(record: Mapping[str, Any]) -> bool:
-    """Whether a record is as the run wrote it, by its own digest."""
-    body = {key: value for key, value in record.items() if key != "digest"}
-    return record.get("digest") == sha256_hex(canonical_json(body))
+    return json.dumps({**body, "digest": sha256_hex(canonical_json(body))}, indent=1, ensure_ascii=False).encode()
 
 
 @contextmanager
@@ -108,24 +100,63 @@ def read_record(run: str, storage: Storage) -> dict[str, Any]:
 
     Raises:
         UserError: there is no run.
+        RunError: the record is not as the run wrote it.
     """
     uri = join(absolute(run), RECORD_NAME)
     try:
         body: dict[str, Any] = json.loads(storage.read_bytes(uri))
+        found = body.pop("digest")
     except FileNotFoundError:
         raise UserError(
             "no run here", where=uri, expected="the output folder of a run", next_step="gradsieve run CONFIG"
         ) from None
-    except ValueError as error:
-        raise RunError("the run's record is damaged", where=uri, found=error) from error
+    except (ValueError, LookupError, AttributeError, TypeError) as error:
+        raise _damaged(uri, "JSON object with a digest", f"{type(error).__name__}: {error}") from error
+    digest = sha256_hex(canonical_json(body))
+    if digest != found:
+        raise _damaged(uri, f"content with digest {found}", f"content with digest {digest}")
     return body
+
+
+def _damaged(uri: str, expected: str, found: str) -> RunError:
+    return RunError(
+        "the run's record is damaged",
+        where=uri,
+        expected=expected,
+        found=found,
+        next_step="restore it, or run the same command again: what is finished is found",
+    )
+
+
+def storage_of(record: Mapping[str, Any], run: str, storage: Storage) -> Storage:
+    """Reaches what a run speaks of: its own bucket as `storage` does, since it may be a copy; others as the run did."""
+    recorded = StorageConfig.model_validate(record["config"].get("storage", {}))
+    names = {uri.removeprefix("s3://").partition("/")[0] for uri in _s3_uris([record["config"], record["stages"]])}
+    names.discard(run.removeprefix("s3://").partition("/")[0])
+    default = BucketConfig(endpoint_url=recorded.endpoint_url)
+    buckets = {name: recorded.buckets.get(name, default) for name in names}
+    return Storage(storage.config.model_copy(update={"buckets": {**buckets, **storage.config.buckets}}))
+
+
+def _s3_uris(value: object) -> Iterator[str]:
+    if isinstance(value, str):
+        if is_s3(value):
+            yield value
+    elif isinstance(value, Mapping):
+        for item in value.values():
+            yield from _s3_uris(item)
+    elif isinstance(value, list):
+        for item in value:
+            yield from _s3_uris(item)
 
 
 def open_artifacts(run: str, storage: Storage) -> dict[str, Artifact]:
     """All finished artifacts of a run, by name, from its storage alone."""
     output = absolute(run)
+    record = read_record(run, storage)
+    storage = storage_of(record, run, storage)
     found = {}
-    for name, entry in read_record(run, storage)["stages"].items():
+    for name, entry in record["stages"].items():
         if "manifest" in entry:
             uri = resolve(output, entry["manifest"])
             manifest = Manifest.from_json(storage.read_bytes(uri), uri)

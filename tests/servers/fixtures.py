@@ -46,12 +46,12 @@ class Store:
                 file_system.mkdir(name)
 
     @contextmanager
-    def signed(self) -> Iterator[None]:
-        """The environment holds this store's credentials and no others."""
+    def signed(self, **more: str) -> Iterator[None]:
+        """The environment holds this store's credentials and no others, and more of AWS's variables if wanted."""
         saved = {name: value for name, value in os.environ.items() if name.startswith("AWS_")}
         for name in saved:
             del os.environ[name]
-        os.environ.update(self.environment)
+        os.environ.update({**self.environment, **more})
         try:
             yield
         finally:
