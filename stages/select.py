@@ -146,7 +146,7 @@ class SelectStage(Stage[SelectConfig]):
         """Columns that the metadata must have, as far as is known now, with the kinds that can be used."""
         types: dict[str, TypeTest] = dict.fromkeys(self.config.clip_columns(), is_number)
         for clause in self.config.basics().values():
-            types |= {clause.width: is_number, clause.height: is_number, clause.text: is_text}
+            types |= {clause.text: is_text, clause.width: is_number, clause.height: is_number}
             types |= {clause.language_column: is_label} if clause.language_column is not None else {}
         if self.selectors is not None:
             known = {DECISION, RANDOM, *POOL_COLUMNS, *self.selectors}

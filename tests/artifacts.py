@@ -1,9 +1,10 @@
 """Run a stage by hand: contexts and committed artifacts without a graph."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
-from pipeline.artifact import Artifact, ArtifactWriter, Manifest
+from pipeline.artifact import Artifact, ArtifactWriter, Manifest, sha256_hex
 from pipeline.config_base import Config
 from pipeline.engine import ClusterConfig, Engine
 from pipeline.progress import Reporter
@@ -19,6 +20,16 @@ def commit(root: Path, name: str, result: StageResult, storage: Storage | None =
     storage = storage or Storage()
     storage.put(f"{root}/manifest.json", manifest.to_json())
     return Artifact(str(root), Manifest.from_json(manifest.to_json(), str(root)), storage)
+
+
+def with_file(artifact: Artifact, path: str, data: bytes) -> Artifact:
+    """The artifact as if it had been made with these bytes: its manifest lists them."""
+    artifact.storage.put(artifact.uri(path), data)
+    files = (
+        replace(file, bytes=len(data), sha256=sha256_hex(data)) if file.path == path else file
+        for file in artifact.manifest.files
+    )
+    return replace(artifact, manifest=replace(artifact.manifest, files=tuple(files)))
 
 
 def listed(uri: Path | str, suffix: str = "") -> ExternalFiles:

@@ -5,6 +5,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from pipeline.artifact import parquet_bytes
 from pipeline.engine import ClusterConfig, Engine
 from pipeline.errors import RunError
 from pipeline.progress import Reporter
@@ -12,6 +13,7 @@ from stages import binarize_fit
 from stages.binarize_config import BinarizeConfig, Voter
 from stages.binarize_fit import VoterFit, VoterScores, fit_voters, read_voters
 from stages.kernels.cluster1d import Bins, Split
+from tests.artifacts import with_file
 from tests.stages.uid_tables import make_scores, random_uids
 
 ENGINE = Engine(ClusterConfig(executor="in_process"), Reporter())
@@ -131,12 +133,6 @@ def test_read_voters_unsorted_table_is_an_error(tmp_path):
     hi, lo = random_uids(4)
     table = make_scores(tmp_path / "s", hi, lo, np.arange(4))
     rows = table.read_table("bucket-00000.parquet").take([1, 0, 2, 3])
-    table.storage.put(table.uri("bucket-00000.parquet"), _parquet(rows))
+    table = with_file(table, "bucket-00000.parquet", parquet_bytes(rows))
     with pytest.raises(RunError, match=r"not sorted[\s\S]*uid [0-9a-f]{32}"):
         list(read_voters({"s": table}, [voter()], 0))
-
-
-def _parquet(table):
-    from pipeline.artifact import parquet_bytes
-
-    return parquet_bytes(table)

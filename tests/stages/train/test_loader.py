@@ -11,6 +11,7 @@ from pipeline.storage import Storage
 from stages.kernels.uid import to_records
 from stages.models.build import build_tokenizer
 from stages.train.loader import Loader, LoaderSpec, LocalBatch
+from tests.artifacts import with_file
 from tests.stages.models.tiny import TINY
 from tests.stages.train.tiny_pool import caption_of, colour_of, make_pool, uid_of
 
@@ -223,6 +224,6 @@ def test_wait_share_is_a_share(pool: tuple[Artifact, str]) -> None:
 def test_pool_whose_tables_disagree_is_an_error(tmp_path: Path) -> None:
     pool, path = make_pool(tmp_path / "a", [4, 4])
     short, _ = make_pool(tmp_path / "b", [4, 3])
-    (Path(pool.root) / "shards.parquet").write_bytes((Path(short.root) / "shards.parquet").read_bytes())
+    pool = with_file(pool, "shards.parquet", (Path(short.root) / "shards.parquet").read_bytes())
     with pytest.raises(RunError, match="not as long as its shards"):
         Loader(spec_of((pool, path)), 0, 1)
