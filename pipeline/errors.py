@@ -1,6 +1,15 @@
 """Errors that reach a user: what happened, where, expected, found, and what to do next."""
 
+import re
 from typing import ClassVar
+
+_USER_IN_URL = re.compile(r"(?<=://)[^/@\s]+@")
+_QUERY_OF_URL = re.compile(r"(https?://[^\s?#'\"]*)\?[^\s'\"]*")
+
+
+def without_secret(text: str) -> str:
+    """A text as it may be shown: user, password and query of a URL are not."""
+    return _QUERY_OF_URL.sub(r"\1?***", _USER_IN_URL.sub("***@", text))
 
 
 class GradsieveError(Exception):
@@ -18,8 +27,9 @@ class GradsieveError(Exception):
         next_step: str | None = None,
     ) -> None:
         """Compose the message from its parts; parts left out are not shown."""
-        self.parts = {"what": what, "where": where, "expected": expected, "found": found, "next": next_step}
-        lines = [what]
+        parts = {"what": what, "where": where, "expected": expected, "found": found, "next": next_step}
+        self.parts = {key: None if part is None else without_secret(str(part)) for key, part in parts.items()}
+        lines = [str(self.parts["what"])]
         lines += [
             f"  {label}: {self.parts[label]}"
             for label in ("where", "expected", "found", "next")
@@ -29,7 +39,7 @@ class GradsieveError(Exception):
 
     def __reduce__(self) -> tuple[object, ...]:
         """Pickle by parts, so that an error raised in a worker process arrives whole."""
-        return _rebuild, (type(self), {key: None if value is None else str(value) for key, value in self.parts.items()})
+        return _rebuild, (type(self), dict(self.parts))
 
 
 def _rebuild(kind: type[GradsieveError], parts: dict[str, str | None]) -> GradsieveError:

@@ -6,12 +6,13 @@ Where a store has no conditional puts, names are looked up before they are writt
 
 import logging
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 from uuid import uuid4
 
 from pipeline import storage_s3_multipart as multipart
-from pipeline.errors import RunError
+from pipeline.errors import RunError, UserError
 from pipeline.storage import Stat, StorageConfig
 from pipeline.storage_s3_faults import BeyondEndError, LostUploadError, ShortBodyError, TakenError, UnsupportedError
 from pipeline.storage_s3_requests import Answer, BytesSource, FileSource, Requests, Source, split
@@ -56,8 +57,17 @@ class S3Backend:
 
     def stat(self, uri: str) -> Stat:
         """See `Backend.stat`."""
-        response = self._requests.send("head_object", uri).response
+        try:
+            response = self._requests.send("head_object", uri).response
+        except UserError:
+            self._ask_why(uri)
+            raise
         return Stat(uri, int(response["ContentLength"]), response["ETag"].strip('"'))
+
+    def _ask_why(self, uri: str) -> None:
+        """Raise what a get is refused with: an answer to HEAD has no body, and so no code that tells the reason."""
+        with suppress(FileNotFoundError, BeyondEndError):
+            self._requests.send("get_object", uri, Range="bytes=0-0")
 
     def list(self, uri: str, *, hidden: bool) -> list[Stat]:
         """See `Backend.list`."""

@@ -2,7 +2,6 @@
 
 import difflib
 import io
-import re
 import typing
 from collections.abc import Sequence
 from importlib.resources import files
@@ -195,16 +194,11 @@ def _describe(model: type[Config], path: tuple[str, ...], alternatives: Sequence
         given = found.get("kind") if isinstance(found, dict) else found
         return f"{where}.kind: one of {kinds} is needed; found {given!r}"
     message = ", or ".join(dict.fromkeys(map(_wish, alternatives)))
-    return f"{where}: {message}" + ("" if isinstance(found, dict | list) else f"; found {_without_secret(found)}")
+    return f"{where}: {message}" + ("" if isinstance(found, dict | list) else f"; found {found!r}")
 
 
 def _wish(fault: Any) -> str:
     return _BLOCK if fault["type"] in _NO_BLOCK else str(fault["msg"]).removeprefix("Value error, ")
-
-
-def _without_secret(value: object) -> str:
-    """A value as it may be shown: a password inside a URL is not."""
-    return re.sub(r"//[^/@\s]*@", "//***@", repr(value))
 
 
 def _known_keys(model: type[Config], location: tuple[Any, ...]) -> list[str]:

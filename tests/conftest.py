@@ -6,6 +6,8 @@ from collections.abc import Iterator
 import pytest
 from hypothesis import settings
 
+from tests.servers.rgw import NO_RGW, PACKAGES
+
 # A gate repeats itself; a person at the keyboard gets new examples each time.
 settings.register_profile("ci", derandomize=True)
 if os.environ.get("CI"):
@@ -28,3 +30,12 @@ def ray_engine() -> "Iterator[object]":
     engine.ensure_ray()
     yield engine
     engine.shutdown()
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say aloud that what is promised for object stores went untested; a line of `s` says it to nobody."""
+    skipped = [report for report in terminalreporter.stats.get("skipped", []) if NO_RGW in str(report.longrepr)]
+    if skipped:
+        terminalreporter.section(f"{len(skipped)} TESTS ON A REAL S3 SERVER WERE SKIPPED", sep="!", red=True, bold=True)
+        terminalreporter.write_line("Nothing that is promised for object stores was tested on a real one.")
+        terminalreporter.write_line(f"Debian and Ubuntu: apt-get install {PACKAGES}", bold=True)

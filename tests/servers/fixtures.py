@@ -1,7 +1,7 @@
 """What tests ask for: stores that are there for the whole session, each with a way to reach it."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,7 +12,7 @@ from s3fs import S3FileSystem
 
 from pipeline.storage import Storage, StorageConfig
 from tests.servers.moto_server import moto_server
-from tests.servers.rgw import Rgw, missing_binaries
+from tests.servers.rgw import NO_RGW, PACKAGES, Rgw, missing_binaries
 
 
 @dataclass(frozen=True)
@@ -23,6 +23,8 @@ class Store:
     endpoint: str
     environment: dict[str, str]
     buckets: set[str] = field(default_factory=set)
+    add_key: Callable[[str, str], None] = field(default=lambda access, secret: None, repr=False)
+    """Give the user another access key with its secret."""
 
     @property
     def port(self) -> int:
@@ -75,13 +77,12 @@ def moto_store() -> Iterator[Store]:
 def rgw_store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
     """Ceph RGW, on for the session; skipped where it is not installed."""
     if missing := missing_binaries():
-        pytest.skip(
-            f"no Ceph RGW here (not found: {', '.join(missing)}); Debian: radosgw ceph-mon ceph-osd ceph-common"
-        )
+        pytest.skip(f"{NO_RGW} (not found: {', '.join(missing)}); Debian: {PACKAGES}")
     state = tmp_path_factory.mktemp("rgw")
     server = Rgw(Path(state))
     try:
         server.start()
-        yield Store("rgw", server.endpoint, _credentials(server.access_key, server.secret_key))
+        keys = _credentials(server.access_key, server.secret_key)
+        yield Store("rgw", server.endpoint, keys, add_key=server.add_key)
     finally:
         server.stop()

@@ -15,6 +15,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 BINARIES = ("radosgw", "radosgw-admin", "ceph-mon", "ceph-osd", "ceph", "ceph-authtool", "monmaptool")
+NO_RGW = "no Ceph RGW here"
+PACKAGES = "radosgw ceph-mon ceph-osd ceph-common"
+"""Of Debian and Ubuntu."""
 _START_SECONDS = 90.0
 _LIBC = ctypes.CDLL(None)
 _SET_PARENT_DEATH_SIGNAL = 1
@@ -63,6 +66,11 @@ class Rgw:
         self._wait_until_it_answers()
         user = ("--uid=test", "--display-name=test", f"--access-key={self.access_key}", f"--secret={self.secret_key}")
         self._tool("radosgw-admin", "-n", "client.admin", "-c", "ceph.conf", "user", "create", *user)
+
+    def add_key(self, access: str, secret: str) -> None:
+        """Give the user another key."""
+        key = ("--uid=test", f"--access-key={access}", f"--secret-key={secret}")
+        self._tool("radosgw-admin", "-n", "client.admin", "-c", "ceph.conf", "key", "create", *key)
 
     def stop(self) -> None:
         """End the processes, the gateway first; nothing in memory is worth a gentle end."""
