@@ -2,7 +2,7 @@
 
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -10,6 +10,7 @@ from typing import Any
 from tests.crash.scenes import environment
 
 _MIB = 1 << 20
+_TRIES = 4
 
 
 class Nodes:
@@ -26,11 +27,9 @@ class Nodes:
             "object_store_memory": 100 * _MIB,
             "_system_config": detection,
         }
-        self._cluster = Cluster(initialize_head=True, head_node_args=head)
-        self.workers = [
-            self._cluster.add_node(num_cpus=cpus, object_store_memory=100 * _MIB, include_dashboard=False)
-            for _ in range(workers)
-        ]
+        self._cluster = _insist(lambda: Cluster(initialize_head=True, head_node_args=head))
+        worker = {"num_cpus": cpus, "object_store_memory": 100 * _MIB, "include_dashboard": False}
+        self.workers = [_insist(lambda: self._cluster.add_node(**worker)) for _ in range(workers)]
 
     @property
     def address(self) -> str:
@@ -71,6 +70,16 @@ def nodes(*, workers: int, cpus: int) -> Iterator[Nodes]:
         yield made
     finally:
         made.shutdown()
+
+
+def _insist(start: Callable[[], Any]) -> Any:
+    """Ray gives a node half a minute to start, which a busy machine may not manage at once."""
+    for _ in range(_TRIES - 1):
+        try:
+            return start()
+        except Exception:  # Ray raises plain ones here
+            continue
+    return start()
 
 
 def raylet_of(node: Any) -> int:
