@@ -9,11 +9,11 @@ from pathlib import Path
 TINY = Path(__file__).parent.parent / "configs" / "tiny.yaml"
 
 
-def gradsieve(*arguments: str, cwd: Path, **extra: str) -> subprocess.CompletedProcess[str]:
+def gradsieve(*arguments: str, cwd: Path, timeout: float = 280, **extra: str) -> subprocess.CompletedProcess[str]:
     """`python -m pipeline.cli.app ARGUMENTS` in a folder; `extra` goes into its environment."""
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), "OMP_NUM_THREADS": "1", **extra}
     command = [sys.executable, "-m", "pipeline.cli.app", *arguments]
-    return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=280)
+    return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=timeout)
 
 
 def run_tiny(cwd: Path, *overrides: str) -> subprocess.CompletedProcess[str]:

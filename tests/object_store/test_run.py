@@ -2,15 +2,22 @@
 
 import hashlib
 import os
+import subprocess
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from pipeline.lease import SWITCH
 from pipeline.progress import Reporter
 from pipeline.storage import Storage, join, relative
+from pipeline.verify import verify
+from pipeline.yaml_config import read_config_text
 from stages.pool.demo import make_pool
 from tests.end_to_end.runs import TINY, digests, gradsieve, run_tiny
+from tests.object_store.short_run import upload
 from tests.servers.fixtures import Store
 
 pytestmark = [
@@ -38,9 +45,7 @@ def uploaded(rgw_store: Store, on_disk: Path) -> Store:
     rgw_store.make_bucket(BUCKET)
     with rgw_store.signed():
         storage = rgw_store.storage()
-        for path in sorted((on_disk / "pool").rglob("*")):
-            if path.is_file():
-                storage.put_file(f"s3://{BUCKET}/{path.relative_to(on_disk)}", path)
+        upload(on_disk / "pool", f"s3://{BUCKET}/pool", storage)
         text = (
             TINY.read_text()
             .replace(" pool/", f" s3://{BUCKET}/pool/")
@@ -50,26 +55,81 @@ def uploaded(rgw_store: Store, on_disk: Path) -> Store:
     return rgw_store
 
 
+@pytest.fixture
+def reached(uploaded: Store) -> Iterator[Store]:
+    """The store as the environment of a run names it."""
+    with uploaded.signed(AWS_ENDPOINT_URL=uploaded.endpoint):
+        yield uploaded
+
+
 @pytest.mark.parametrize("executor", ["in_process", "ray"])
 def test_run_on_an_object_store_ends_in_the_digests_of_one_on_disk(
-    executor: str, uploaded: Store, on_disk: Path, tmp_path: Path
+    executor: str, reached: Store, on_disk: Path, tmp_path: Path
 ) -> None:
     output = f"s3://{BUCKET}/runs/{executor}"
     overrides = (f"output={output}", "evaluate=off", f"cluster.executor={executor}")
-    with uploaded.signed():
-        os.environ["AWS_ENDPOINT_URL"] = uploaded.endpoint
-        result = gradsieve("run", f"s3://{BUCKET}/tiny.yaml", *overrides, cwd=tmp_path)
-        assert result.returncode == 0, result.stderr
-        again = gradsieve("run", f"s3://{BUCKET}/tiny.yaml", *overrides, cwd=tmp_path)
-        assert "everything is done already" in again.stderr
-        del os.environ["AWS_ENDPOINT_URL"]
-        storage = uploaded.storage()
-        for deliverable in ("subset", "shards"):
-            found = _digests(storage, join(output, deliverable))
-            assert found == digests(on_disk / "runs/tiny" / deliverable)
-        _looks_the_same_from_outside(output, uploaded, on_disk, tmp_path)
-    assert [path.name for path in tmp_path.iterdir()] == []  # nothing of the run was left on disk
-    assert uploaded.environment["AWS_SECRET_ACCESS_KEY"] not in result.stdout + result.stderr
+    logs = tmp_path / "r"  # a short name: sockets lie below it
+    work = tmp_path / "work"
+    logs.mkdir()
+    work.mkdir()
+    result = gradsieve("run", f"s3://{BUCKET}/tiny.yaml", *overrides, cwd=work, RAY_TMPDIR=str(logs))
+    assert result.returncode == 0, result.stderr
+    again = gradsieve("run", f"s3://{BUCKET}/tiny.yaml", *overrides, cwd=work)
+    assert "everything is done already" in again.stderr
+    for deliverable in ("subset", "shards"):
+        found = _digests(reached.storage(), join(output, deliverable))
+        assert found == digests(on_disk / "runs/tiny" / deliverable)
+    _looks_the_same_from_outside(output, reached, on_disk, work)
+    assert list(work.iterdir()) == []  # nothing of the run was left on disk
+    secret = reached.environment["AWS_SECRET_ACCESS_KEY"]
+    assert secret not in result.stdout + result.stderr
+    written = [path for path in logs.rglob("*") if path.is_file()]
+    assert bool(written) == (executor == "ray")
+    assert [path for path in written if secret.encode() in path.read_bytes()] == []
+
+
+@pytest.mark.parametrize("executors", [("in_process", "in_process"), ("in_process", "ray")])
+def test_two_runs_at_once_without_a_lease_end_in_one_consistent_result(
+    executors: tuple[str, str], reached: Store, on_disk: Path, tmp_path: Path
+) -> None:
+    output = f"s3://{BUCKET}/runs/twice-{executors[1]}"
+    common = (f"s3://{BUCKET}/tiny.yaml", f"output={output}", "evaluate=off", "train.checkpoint_every=5")
+
+    def run(executor: str) -> subprocess.CompletedProcess[str]:
+        return gradsieve("run", *common, f"cluster.executor={executor}", cwd=tmp_path, **{SWITCH: "off"})
+
+    with ThreadPoolExecutor(2) as pool:
+        both = list(pool.map(run, executors))
+    assert {ended.returncode for ended in both} <= {0, 1}, [ended.stderr for ended in both]
+    assert "Traceback" not in both[0].stderr + both[1].stderr
+    again = run("in_process")
+    assert again.returncode == 0, again.stderr
+    for deliverable in ("subset", "shards"):
+        found = _digests(reached.storage(), join(output, deliverable))
+        assert found == digests(on_disk / "runs/tiny" / deliverable)
+    verdict = verify(output, reached.storage(), Reporter())
+    assert verdict.differences == []
+
+
+@pytest.mark.timeout(5400)
+def test_demo_on_an_object_store_ends_in_the_digests_of_one_on_disk(rgw_store: Store, tmp_path: Path) -> None:
+    """The demo as it is shipped, with its pool, its configuration and all that it makes in a bucket."""
+    made = gradsieve("pool", "make", "data/demo", cwd=tmp_path, timeout=1800)
+    assert made.returncode == 0, made.stderr
+    on_disk = gradsieve("run", "demo.yaml", cwd=tmp_path, timeout=1800)
+    assert on_disk.returncode == 0, on_disk.stderr
+    rgw_store.make_bucket("demo")
+    with rgw_store.signed(AWS_ENDPOINT_URL=rgw_store.endpoint):
+        storage = rgw_store.storage()
+        upload(tmp_path / "data", "s3://demo/data", storage)
+        text = read_config_text("demo.yaml", storage)
+        storage.put("s3://demo/demo.yaml", text.replace(" data/demo/", " s3://demo/data/demo/").encode())
+        in_bucket = gradsieve("run", "s3://demo/demo.yaml", "output=s3://demo/runs/demo", cwd=tmp_path, timeout=1800)
+        assert in_bucket.returncode == 0, in_bucket.stderr
+        for deliverable in ("subset", "shards", "evaluation"):
+            found = _digests(storage, f"s3://demo/runs/demo/{deliverable}")
+            assert found == digests(tmp_path / "runs/demo" / deliverable)
+        assert verify("s3://demo/runs/demo", storage, Reporter()).differences == []
 
 
 def _looks_the_same_from_outside(output: str, store: Store, on_disk: Path, cwd: Path) -> None:
