@@ -7,12 +7,15 @@ import typer
 
 from pipeline.progress import Reporter
 
-app = typer.Typer(no_args_is_help=True, help="Make a demo pool.")
+app = typer.Typer(no_args_is_help=True)
 
 
 @app.callback()
 def _pool() -> None:
-    """Make a demo pool."""
+    """Make a demo pool.
+
+    Example: `gradsieve pool make data/demo`
+    """
 
 
 @app.command()
