@@ -4,6 +4,7 @@ import itertools
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from uuid import uuid4
 
 import pytest
 from s3fs import S3FileSystem
@@ -188,7 +189,7 @@ def test_two_runs_at_once_without_a_lease_end_in_one_consistent_result(
 def copied(store: Store, finished: str) -> str:
     """The finished run, copied to another prefix by another client."""
     client = S3FileSystem(endpoint_url=store.endpoint, skip_instance_cache=True)
-    copy = f"{finished}-copied/elsewhere"
+    copy = f"{finished}-copied-{uuid4().hex}/elsewhere"  # of its own: other tests leave strays in theirs
     for name in client.find(finished):
         client.copy(name, copy.removeprefix("s3://") + f"s3://{name}".removeprefix(finished))
     return copy
