@@ -5,6 +5,7 @@ import os
 import subprocess
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -16,17 +17,20 @@ from pipeline.storage import Storage, join, relative
 from pipeline.verify import verify
 from pipeline.yaml_config import read_config_text
 from stages.pool.demo import make_pool
-from tests.end_to_end.runs import TINY, digests, gradsieve, run_tiny
+from tests.end_to_end import runs
+from tests.end_to_end.runs import TINY, digests
 from tests.object_store.short_run import upload
 from tests.servers.fixtures import Store
 
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.ray,
+    pytest.mark.timeout(5400),
     pytest.mark.skipif("GRADSIEVE_STORE_RUNS" not in os.environ, reason="minutes each: `make test-object-store`"),
 ]
 
 BUCKET = "whole-run"
+gradsieve = partial(runs.gradsieve, timeout=1800)
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +38,7 @@ def on_disk(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the pool and a finished run."""
     folder = tmp_path_factory.mktemp("on-disk")
     make_pool(str(folder / "pool"), num_samples=512, seed=0, reporter=Reporter())
-    result = run_tiny(folder, "evaluate=off", "cluster.executor=in_process")
+    result = gradsieve("run", str(TINY), "evaluate=off", "cluster.executor=in_process", cwd=folder)
     assert result.returncode == 0, result.stderr
     return folder
 
@@ -111,12 +115,11 @@ def test_two_runs_at_once_without_a_lease_end_in_one_consistent_result(
     assert verdict.differences == []
 
 
-@pytest.mark.timeout(5400)
 def test_demo_on_an_object_store_ends_in_the_digests_of_one_on_disk(rgw_store: Store, tmp_path: Path) -> None:
     """The demo as it is shipped, with its pool, its configuration and all that it makes in a bucket."""
-    made = gradsieve("pool", "make", "data/demo", cwd=tmp_path, timeout=1800)
+    made = gradsieve("pool", "make", "data/demo", cwd=tmp_path)
     assert made.returncode == 0, made.stderr
-    on_disk = gradsieve("run", "demo.yaml", cwd=tmp_path, timeout=1800)
+    on_disk = gradsieve("run", "demo.yaml", cwd=tmp_path)
     assert on_disk.returncode == 0, on_disk.stderr
     rgw_store.make_bucket("demo")
     with rgw_store.signed(AWS_ENDPOINT_URL=rgw_store.endpoint):
@@ -124,7 +127,7 @@ def test_demo_on_an_object_store_ends_in_the_digests_of_one_on_disk(rgw_store: S
         upload(tmp_path / "data", "s3://demo/data", storage)
         text = read_config_text("demo.yaml", storage)
         storage.put("s3://demo/demo.yaml", text.replace(" data/demo/", " s3://demo/data/demo/").encode())
-        in_bucket = gradsieve("run", "s3://demo/demo.yaml", "output=s3://demo/runs/demo", cwd=tmp_path, timeout=1800)
+        in_bucket = gradsieve("run", "s3://demo/demo.yaml", "output=s3://demo/runs/demo", cwd=tmp_path)
         assert in_bucket.returncode == 0, in_bucket.stderr
         for deliverable in ("subset", "shards", "evaluation"):
             found = _digests(storage, f"s3://demo/runs/demo/{deliverable}")
