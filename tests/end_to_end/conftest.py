@@ -4,16 +4,16 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.progress import Reporter
-from stages.pool.demo import make_pool
-from tests.end_to_end.runs import run_tiny
+from tests.end_to_end.runs import gradsieve, run_tiny
 
 
 @pytest.fixture(scope="session")
 def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a demo pool of 512 samples in `pool/`."""
     folder = tmp_path_factory.mktemp("workplace")
-    make_pool(str(folder / "pool"), num_samples=512, seed=0, reporter=Reporter())
+    made = gradsieve("pool", "make", "pool", "--samples", "512", cwd=folder)
+    assert made.returncode == 0, made.stderr
+    assert "gradsieve run demo.yaml pool.path=pool/shards pool.metadata=pool/metadata" in made.stdout
     return folder
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
+import torch
 
 from pipeline.cli.app import main
 from pipeline.lease import held
@@ -75,6 +76,13 @@ def _there(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         (["select.exclude=[nowhere.npy]"], ["nowhere.npy"]),
         (["train.model={name: ViT-B-33}"], ["ViT-B-33", "ViT-B-32"]),
         (["train.model.vision_cfg.widht=3"], ["widht", "width"]),
+        (["train.model.vision_cfg.patch_size=0"], ["vision_cfg.patch_size", "above 0"]),
+        (["reference.base.batch_size=33"], ["reference.base", "multiple of lanes"]),
+        (["evaluate.retrain={epochs: 1, batch_size: 33}"], ["evaluate.retrain", "multiple of lanes"]),
+        (["select.rule={at_least: {by: text, value: 5}}"], ["text", "found: string", "integers, floats or booleans"]),
+        (["select.rule={basic: {language: {fasttext: nowhere.bin}}}"], ["nowhere.bin", "lid.176.bin"]),
+        (["select.rule=top"], ["select.rule", "block of `key: value` lines"]),
+        (["cluster.address=127.0.0.1:1"], ["127.0.0.1:1", "cluster.address"]),
         (["selectors={mimic: {kind: loss}}"], ["mimic"]),
         (["limits.usd=0.0000001", "plan.rates.usd_per_cpu_hour=1000"], ["limits.usd", "planned"]),
         (["justwords"], ["key.path=value"]),
@@ -132,6 +140,51 @@ def test_empty_trusted_subset_is_refused(capsys: pytest.CaptureFixture[str], tmp
     assert "none.npy" in message
 
 
+def test_language_model_that_is_none_is_refused(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    (tmp_path / "lid.bin").write_bytes(b"x" * 100)
+    message = _refused(capsys, f"select.rule={{basic: {{language: {{fasttext: '{tmp_path}/lid.bin'}}}}}}")
+    assert "not a fastText model" in message
+    assert "lid.bin" in message
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
+def test_gpu_that_is_not_there_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    message = _refused(capsys, "train.use_gpu=true")
+    for part in ("train.use_gpu", "found: 0", "--plan"):
+        assert part in message
+
+
+def _refused_behind_the_pool(capsys: pytest.CaptureFixture[str], output: Path, *overrides: str) -> str:
+    """The message of a run that exits with 2 as soon as its pool is known: nothing is trained."""
+    with pytest.raises(SystemExit) as leave:
+        main(["run", str(TINY), f"output={output}", "cluster.executor=in_process", *overrides])
+    shown = capsys.readouterr()
+    assert leave.value.code == 2, shown.err
+    assert "Traceback" not in shown.err
+    assert (output / "store/pool").exists()
+    assert not (output / "store/training").exists()
+    return shown.err
+
+
+def test_trusted_subset_of_another_pool_is_refused_behind_the_pool(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    np.save(tmp_path / "other.npy", np.array([(1, 2), (3, 4)], np.dtype("u8,u8")))
+    message = _refused_behind_the_pool(capsys, tmp_path / "run", f"reference.trusted={tmp_path}/other.npy")
+    assert "other.npy" in message
+
+
+def test_score_column_with_nan_is_refused_behind_the_pool(
+    workplace: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    (tmp_path / "metadata").mkdir()
+    for path in (workplace / "pool/metadata").iterdir():
+        column = pl.lit(float("nan")).alias("clip_l14_similarity_score")
+        pl.read_parquet(path).with_columns(column).write_parquet(tmp_path / "metadata" / path.name)
+    message = _refused_behind_the_pool(capsys, tmp_path / "run", f"pool.metadata={tmp_path}/metadata")
+    assert "clip_l14_similarity_score" in message
+
+
 def test_truth_that_is_no_parquet_is_refused(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     (tmp_path / "truth.parquet").write_bytes(b"mismatched,clean")
     message = _refused(capsys, f"report.truth={tmp_path}/truth.parquet")
@@ -168,10 +221,12 @@ def test_interrupt_exits_with_130_and_says_that_work_is_kept(
 def test_help_teaches_by_example(capsys: pytest.CaptureFixture[str]) -> None:
     for arguments, part in (
         (["--help"], "gradsieve run demo.yaml"),
-        (["run", "--help"], "--until"),
-        (["pool", "make", "--help"], "data/demo"),
-        (["status", "--help"], "runs/demo"),
-        (["explain", "--help"], "runs/demo"),
+        (["run", "--help"], "gradsieve run demo.yaml"),
+        (["pool", "--help"], "gradsieve pool make data/demo"),
+        (["pool", "make", "--help"], "gradsieve pool make data/demo"),
+        (["status", "--help"], "gradsieve status runs/demo"),
+        (["explain", "--help"], "gradsieve explain runs/demo"),
+        (["verify", "--help"], "gradsieve verify runs/demo"),
     ):
         assert part in _succeeds(capsys, *arguments)
 
@@ -195,12 +250,6 @@ def test_plan_of_medium_is_sane(
     assert "31,250" in training  # 128M samples / 4096
     assert "128,000,000" in training
     assert " 40.0 GPU hours" in shown.splitlines()[-1]  # at DataComp's own rate
-
-
-def test_demo_configuration_is_readable() -> None:
-    from pipeline.yaml_config import read_config_text
-
-    assert len(read_config_text("demo.yaml", Storage()).splitlines()) < 60
 
 
 def test_broken_evaluation_shard_is_refused_before_training(
