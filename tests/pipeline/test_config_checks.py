@@ -1,27 +1,15 @@
 """What is refused, and what is warned of, by the configuration alone."""
 
-from importlib.resources import files
-from pathlib import Path
-
 import pytest
 import torch
 
-from pipeline.config import RunConfig
 from pipeline.config_checks import check_gpus, check_metadata, check_voters, num_visits, warnings_of
 from pipeline.errors import UserError
-from pipeline.yaml_config import load_config
-
-TINY = (Path(__file__).parents[1] / "configs/tiny.yaml").read_text()
-SHIPPED = {path.name: path.read_text() for path in files("pipeline.configs").iterdir() if path.name.endswith(".yaml")}
-SHIPPED |= {path.name: path.read_text() for path in (Path(__file__).parents[2] / "recipes").glob("*.yaml")}
-
-
-def _config(*overrides: str, text: str = TINY) -> RunConfig:
-    return load_config(RunConfig, text, overrides, "test.yaml")
+from tests.pipeline.shipped import SHIPPED, config
 
 
 def test_visits_follow_epochs_for_what_training_scores() -> None:
-    assert num_visits(_config()) == {"mimic": 2, "loss": 2, "clip_score": 1, "reference_clip_score": 1}
+    assert num_visits(config()) == {"mimic": 2, "loss": 2, "clip_score": 1, "reference_clip_score": 1}
 
 
 @pytest.mark.parametrize(
@@ -29,8 +17,8 @@ def test_visits_follow_epochs_for_what_training_scores() -> None:
 )
 def test_visits_of_samples_seen_are_rounded_up(seen: int, expected: int | None, visits: int) -> None:
     size = "null" if expected is None else expected
-    config = _config("train.epochs=null", f"train.samples_seen={seen}", f"pool.expected_samples={size}")
-    assert num_visits(config)["mimic"] == visits
+    seen_so = config("train.epochs=null", f"train.samples_seen={seen}", f"pool.expected_samples={size}")
+    assert num_visits(seen_so)["mimic"] == visits
 
 
 @pytest.mark.parametrize(
@@ -46,7 +34,7 @@ def test_visits_of_samples_seen_are_rounded_up(seen: int, expected: int | None, 
 )
 def test_votes_that_cannot_be_cast_are_refused_before_work(override: str, said: str) -> None:
     with pytest.raises(UserError, match="the votes do not fit") as error:
-        check_voters(_config(override))
+        check_voters(config(override))
     assert said in str(error.value)
     assert error.value.exit_code == 2
 
@@ -60,21 +48,21 @@ def test_votes_that_cannot_be_cast_are_refused_before_work(override: str, said: 
     ],
 )
 def test_votes_that_can_be_cast_pass(override: str) -> None:
-    check_voters(_config(override))
+    check_voters(config(override))
 
 
 def test_selectors_without_the_metadata_that_they_read_are_named() -> None:
-    check_metadata(_config())
+    check_metadata(config())
     with pytest.raises(UserError, match="pool has none") as error:
-        check_metadata(_config("pool.metadata=null"))
+        check_metadata(config("pool.metadata=null"))
     assert "selectors.clip_score" in str(error.value)
     assert "selectors.reference_clip_score" not in str(error.value)
 
 
 @pytest.mark.parametrize("name", sorted(SHIPPED))
 def test_shipped_configuration_has_nothing_to_be_warned_of(name: str) -> None:
-    assert warnings_of(_config(text=SHIPPED[name])) == []
-    assert warnings_of(_config()) == []
+    assert warnings_of(config(text=SHIPPED[name])) == []
+    assert warnings_of(config()) == []
 
 
 @pytest.mark.parametrize(
@@ -104,7 +92,7 @@ def test_shipped_configuration_has_nothing_to_be_warned_of(name: str) -> None:
     ],
 )
 def test_setting_without_effect_is_told_with_its_key(overrides: list[str], said: str) -> None:
-    found = warnings_of(_config(*overrides))
+    found = warnings_of(config(*overrides))
     assert [line for line in found if said in line], found
 
 
@@ -115,7 +103,7 @@ def test_setting_that_has_an_effect_or_its_default_value_is_not_told() -> None:
         "selectors.x={kind: basic, language: 'column:lang', wanted: de}",
         "binarize.voters={mimic: {scale: batch_z}, loss: {}, clip_score: {scale: raw}}",
     )
-    assert warnings_of(_config(*quiet)) == []
+    assert warnings_of(config(*quiet)) == []
 
 
 @pytest.mark.parametrize(
@@ -132,7 +120,7 @@ def test_setting_that_has_an_effect_or_its_default_value_is_not_told() -> None:
 def test_voters_of_another_fraction_than_the_selection_are_told_where_votes_matter(
     overrides: list[str], said: list[str]
 ) -> None:
-    found = [line for line in warnings_of(_config(*overrides)) if "the selection" in line]
+    found = [line for line in warnings_of(config(*overrides)) if "the selection" in line]
     assert len(found) == len(said)
     assert all(part in line for part, line in zip(said, found, strict=True))
 
@@ -142,12 +130,12 @@ def test_training_on_gpus_that_are_not_there_is_refused_unless_a_cluster_is_name
 ) -> None:
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
-    check_gpus(_config("train.use_gpu=true"))
-    check_gpus(_config("train.num_workers=2"))
+    check_gpus(config("train.use_gpu=true"))
+    check_gpus(config("train.num_workers=2"))
     two = ("train.use_gpu=true", "train.num_workers=2")
     with pytest.raises(UserError, match="not as many GPUs") as error:
-        check_gpus(_config(*two))
+        check_gpus(config(*two))
     assert "1 on this machine" in str(error.value)
-    check_gpus(_config(*two, "cluster.address='10.0.0.1:6379'"))
+    check_gpus(config(*two, "cluster.address='10.0.0.1:6379'"))
     monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
-    check_gpus(_config(*two))
+    check_gpus(config(*two))

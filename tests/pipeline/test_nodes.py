@@ -1,32 +1,22 @@
 """The graph of every shipped configuration, and of each option that adds or takes away a node."""
 
-from importlib.resources import files
-from pathlib import Path
-
 import pytest
 
-from pipeline.config import RunConfig
 from pipeline.config_checks import check_voters
 from pipeline.errors import UserError
 from pipeline.graph import Graph, Place, upto
 from pipeline.nodes import assemble
 from pipeline.progress import Reporter
 from pipeline.storage import Storage
-from pipeline.yaml_config import load_config
+from tests.pipeline.shipped import SHIPPED, TINY, config
 
-SHIPPED = {path.name: path.read_text() for path in files("pipeline.configs").iterdir() if path.name.endswith(".yaml")}
-SHIPPED |= {path.name: path.read_text() for path in (Path(__file__).parents[1] / "configs").glob("*.yaml")}
-TINY = SHIPPED["tiny.yaml"]
+TEXTS = {**SHIPPED, "tiny.yaml": TINY}
 EXTERNAL = ("reference={source: ViT-B-32.safetensors}",)
 CURATION = {"votes", "decisions", "subset", "report"}
 
 
-def _config(*overrides, text=TINY):
-    return load_config(RunConfig, text, overrides, "test.yaml")
-
-
 def _nodes(*overrides, text=TINY):
-    return {node.name: node for node in assemble(_config(*overrides, text=text))}
+    return {node.name: node for node in assemble(config(*overrides, text=text))}
 
 
 def _graph(nodes, tmp_path):
@@ -34,15 +24,15 @@ def _graph(nodes, tmp_path):
 
 
 def test_shipped_configs_are_all_here():
-    assert {"demo.yaml", "small.yaml", "medium.yaml", "large.yaml", "xlarge.yaml", "tiny.yaml"} <= set(SHIPPED)
+    assert {"demo.yaml", "small.yaml", "medium.yaml", "large.yaml", "xlarge.yaml", "tiny.yaml"} <= set(TEXTS)
 
 
-@pytest.mark.parametrize("name", sorted(SHIPPED))
+@pytest.mark.parametrize("name", sorted(TEXTS))
 def test_graph_of_shipped_config_builds_every_stage_and_neighbours_fit(name, tmp_path):
-    nodes = assemble(_config(text=SHIPPED[name]))
+    nodes = assemble(config(text=TEXTS[name]))
     graph = _graph(nodes, tmp_path)  # constructs every stage, checks every schema
     assert set(graph.stages) == {node.name for node in nodes}
-    check_voters(_config(text=SHIPPED[name]))
+    check_voters(config(text=TEXTS[name]))
 
 
 @pytest.mark.parametrize("overrides", [(), EXTERNAL, ("evaluate.retrain={epochs: 1}",)])
@@ -58,7 +48,7 @@ def test_roles_of_every_node_are_those_that_its_stage_takes(overrides, tmp_path)
 @pytest.mark.parametrize("overrides", [(), EXTERNAL, ("evaluate.retrain={epochs: 1}",), ("reshard=off",)])
 def test_nodes_come_after_all_that_feeds_them_and_names_are_unique(overrides):
     seen = set()
-    for node in assemble(_config(*overrides)):
+    for node in assemble(config(*overrides)):
         assert set(node.inputs.values()) <= seen
         assert node.name not in seen
         seen.add(node.name)
@@ -171,7 +161,7 @@ def test_changed_training_changes_what_the_reference_check_is_made_of():
 
 @pytest.mark.parametrize("label", ["pool", "reference", "train", "selectors", "binarize", "select", "reshard"])
 def test_until_a_stage_is_closed_under_inputs_and_ends_with_that_label(label):
-    nodes = upto(assemble(_config()), label)
+    nodes = upto(assemble(config()), label)
     names = {node.name for node in nodes}
     assert all(set(node.inputs.values()) <= names for node in nodes)
     assert label in {node.label for node in nodes}
@@ -181,7 +171,7 @@ def test_until_a_stage_is_closed_under_inputs_and_ends_with_that_label(label):
 
 def test_until_an_unknown_stage_names_those_there_are():
     with pytest.raises(UserError, match="no such stage") as error:
-        upto(assemble(_config()), "selekt")
+        upto(assemble(config()), "selekt")
     assert "select" in str(error.value)
     assert error.value.exit_code == 2
 

@@ -9,6 +9,7 @@ import pytest
 from pipeline.errors import RunError, UserError
 from pipeline.stage import Size
 from stages.binarize import BinarizeConfig, BinarizeStage, VoterConfig
+from stages.kernels import patterns
 from tests.artifacts import run_stage
 from tests.stages.uid_tables import make_pool, make_scores, random_uids, read_all
 
@@ -124,6 +125,19 @@ def test_votes_clusters_of_one_value_abstain_and_warn(tmp_path, capsys):
     assert votes.summary["voters"][0]["abstain"] == 50
     assert votes.summary["voters"][0]["threshold"] is None
     assert "clip__0 abstains" in capsys.readouterr().err
+
+
+def test_votes_gaussians_that_do_not_cross_between_their_means_abstain_and_warn(tmp_path, capsys):
+    """A narrow heap on a wide one of the same middle: no line parts good from bad, whatever the fraction."""
+    hi, lo = random_uids(10_000)
+    rng = np.random.default_rng(0)
+    score = np.concatenate([rng.normal(0, 0.1, 5000), rng.normal(0, 5, 5000)])
+    scores = make_scores(tmp_path / "clip", hi, lo, score)
+    built = tmp_path, make_pool(tmp_path / "pool", hi, lo), {"scores/clip": scores}
+    votes = binarize(built, BinarizeConfig(method="gmm"))
+    assert votes.summary["voters"][0]["abstain"] == 10_000
+    assert (column(read_all(votes), "clip__0") == patterns.ABSTAIN).all()
+    assert "clip__0 abstains: gmm found no line between two clusters" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("choice", ["mean", "last"])
