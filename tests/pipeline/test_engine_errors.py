@@ -1,5 +1,6 @@
 """What Ray's errors become: a full object store, no memory, nothing that moves; in words, with the next step."""
 
+import json
 import os
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from pipeline.engine import ClusterConfig, Engine
 from pipeline.engine_errors import died_each_time, first_line, refuse_hopeless, start_errors_named
 from pipeline.errors import GradsieveError, RunError
 from pipeline.progress import Reporter
+from tests.pipeline.big_run import RESULT
 
 ROOT = Path(__file__).parents[2]
 
@@ -96,12 +98,23 @@ def test_task_that_runs_out_of_memory_names_its_input() -> None:
 
 @pytest.mark.ray
 @pytest.mark.slow
-def test_results_that_fill_the_object_store_end_the_run_in_words_and_not_in_a_traceback() -> None:
+def test_results_that_fill_the_object_store_end_the_run_in_words_and_the_same_command_goes_on(tmp_path: Path) -> None:
     """Ray takes a disk for full at a share of its space; a share of nothing needs no disk that is full."""
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "RAY_local_fs_capacity_threshold": "0"}
-    command = [sys.executable, "-m", "tests.pipeline.big_results", "100"]
-    full = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True, timeout=280)
+    full = _big_run(tmp_path, RAY_local_fs_capacity_threshold="0")
     assert full.returncode == 1, full.stdout + full.stderr
     assert "Ray's object store is full" in full.stdout
     assert "cluster.object_store_memory" in full.stdout
     assert "Traceback" not in full.stdout + full.stderr
+    states = json.loads((tmp_path / "out/run.json").read_text())["stages"]
+    assert {name: stage["state"] for name, stage in states.items()} == {"numbers": "done", "big": "failed"}
+    resumed = _big_run(tmp_path)
+    assert resumed.returncode == 0, resumed.stdout + resumed.stderr
+    assert resumed.stdout.split()[-2:] == [str(RESULT), str(RESULT)]
+    states = json.loads((tmp_path / "out/run.json").read_text())["stages"]
+    assert {name: stage["state"] for name, stage in states.items()} == {"numbers": "reused", "big": "done"}
+
+
+def _big_run(folder: Path, **environment: str) -> "subprocess.CompletedProcess[str]":
+    command = [sys.executable, "-m", "tests.pipeline.big_run", str(folder)]
+    own = {**os.environ, "PYTHONPATH": str(ROOT), "RAY_AUTH_MODE": "disabled", **environment}
+    return subprocess.run(command, env=own, cwd=ROOT, capture_output=True, text=True, timeout=280)
