@@ -74,7 +74,9 @@ def test_data_stage_whose_node_is_lost_is_finished_by_the_other(workplace: Path,
         process = start(workplace, output, (*ON_RAY, f"cluster.address={cluster.address}", "--until", "pool"))
         try:
             assert wait_for(output, "store/pool/*/work/*.json", process)
-            cluster.kill(cluster.hosts_of(MAP)[0])
+            hosts: list[int] = []
+            assert wait_until(lambda: bool(hosts.extend(cluster.hosts_of(MAP)) or hosts), process, "a task at work")
+            cluster.kill(hosts[0])
             ended = finish(process, workplace, output)
         finally:
             kill_session(process.pid)
