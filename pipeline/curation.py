@@ -79,6 +79,7 @@ class Curation:
         with held(self.place.output, self.place.storage, self.reporter, wait=wait):
             runner = Runner(graph, engine, self.reporter, self.config.limits)
             runner.preflight(done)
+            self._check_nodes(engine, graph, done)
             names = [node.name for node in graph.nodes]
             record = RunRecord(self.place.output, self.place.storage, self.config.model_dump(mode="json"), names)
             try:
@@ -93,6 +94,23 @@ class Curation:
                 engine.shutdown()
             record.finish("done")
         return self._closing_lines(finished)
+
+    def _check_nodes(self, engine: Engine, graph: Graph, done: dict[str, Artifact]) -> None:
+        """On a cluster: let every node say whether it can do the work, before hours of it."""
+        if engine.address is None:
+            return
+        from cluster.node_checks import check_nodes
+
+        engine.ensure_ray()
+        inputs = {
+            files.files[0].uri
+            for node in graph.nodes
+            if node.name not in done
+            for files in graph.external(node).values()
+        }
+        places = dict.fromkeys([self.place.output, self.place.store])
+        for line in check_nodes(self.place.storage, sorted(inputs), list(places)):
+            self.reporter.warn(line)
 
     def _warn(self) -> None:
         for line in warnings_of(self.config):

@@ -12,8 +12,10 @@ import traceback
 import warnings
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 from urllib.parse import urlsplit
+
+from pydantic import Field, model_validator
 
 from pipeline.artifact import Artifact
 from pipeline.config_base import Config, placement
@@ -32,6 +34,27 @@ _CONNECT_SECONDS = 10.0
 _ITEM_CHARACTERS = 500
 
 
+class RoleConfig(Config):
+    """What every process of a role needs beside CPUs and GPUs; nodes are told apart by it."""
+
+    resources: dict[str, Annotated[float, Field(gt=0)]] = placement(default_factory=dict)
+    """Amounts of resources of your own, as nodes declare them (`ray start --resources`), such as `{cpu_node: 0.01}`."""
+    memory: int | None = placement(None, gt=0)
+    """Bytes that a process reserves."""
+
+    @model_validator(mode="after")
+    def _own_names(self) -> "RoleConfig":
+        known = {"CPU", "GPU", "memory", "object_store_memory"} & set(self.resources)
+        if known:
+            raise ValueError(f"resources: {sorted(known)} are reserved by the stages themselves; name one of your own")
+        return self
+
+    def bundle(self, *, num_cpus: float, num_gpus: float = 0.0, memory: int | None = None) -> dict[str, float]:
+        """All that one process reserves, as Ray names it."""
+        wanted = {"CPU": num_cpus, "GPU": num_gpus, "memory": float(self.memory or memory or 0), **self.resources}
+        return {resource: amount for resource, amount in wanted.items() if amount}
+
+
 class ClusterConfig(Config):
     """Where the work runs; no part of any fingerprint."""
 
@@ -45,6 +68,14 @@ class ClusterConfig(Config):
     """Bytes of shared memory of an embedded Ray; descriptions are small, so little is needed."""
     executor: Literal["ray", "in_process"] = placement("ray")
     """`in_process` runs the data stages without Ray, one partition after the other: same bytes."""
+    trainers: RoleConfig = placement(default_factory=RoleConfig)
+    """The ranks that train, and the check of the reference."""
+    kernels: RoleConfig = placement(default_factory=RoleConfig)
+    """Tasks of the data stages."""
+    aggregation: RoleConfig = placement(default_factory=RoleConfig)
+    """The one task that fits the label model."""
+    wait_for_nodes_seconds: float = placement(900.0, ge=0)
+    """How long a stage waits for nodes that an autoscaler has to start."""
     task_retries: int = placement(3, ge=0)
     """How often a task is tried again after its worker or node was lost."""
     stalled_after_seconds: float = placement(1800.0, gt=0)
@@ -55,7 +86,10 @@ class ClusterConfig(Config):
     def without_effect(self) -> list[str]:
         """See `Config`."""
         if self.executor == "in_process":
-            ignored = self.is_set("address", "auth_mode", "num_cpus", "object_store_memory", "task_retries")
+            ignored = self.is_set(
+                "address", "auth_mode", "num_cpus", "object_store_memory", "task_retries", "trainers", "kernels",
+                "aggregation", "wait_for_nodes_seconds",
+            )  # fmt: skip
             return [f"{name}: no effect with `executor: in_process`" for name in ignored]
         if self.address is None:
             return []
@@ -85,6 +119,7 @@ class Engine:
         num_cpus: float = 1.0,
         num_gpus: float = 0.0,
         memory: int | None = None,
+        role: RoleConfig | None = None,
     ) -> list[Result]:
         """Apply `task` to each item, anywhere; results in the order of the items.
 
@@ -97,15 +132,15 @@ class Engine:
             num_cpus: logical CPUs a task.
             num_gpus: GPUs a task; in-process tasks use what there is.
             memory: bytes that a task needs, for scheduling.
+            role: which nodes it may run on; `cluster.kernels` by default.
 
         Raises:
             GradsieveError: as raised by a task, from the first one that failed.
         """
+        bundle = (role or self.config.kernels).bundle(num_cpus=num_cpus, num_gpus=num_gpus, memory=memory)
         results: dict[int, Result] = {}
         with self.reporter.bar(name, sum(map(weigh, items)), unit) as bar:
-            for index, result in self._stream(
-                task, items, name, {"num_cpus": num_cpus, "num_gpus": num_gpus or None, "memory": memory}
-            ):
+            for index, result in self._stream(task, items, name, bundle):
                 results[index] = result
                 bar.advance(weigh(items[index]))
         if len(results) != len(items):
@@ -115,10 +150,23 @@ class Engine:
         return [results[index] for index in range(len(items))]
 
     def on_one_node(
-        self, task: Callable[[Item], Result], item: Item, *, name: str, memory: int | None = None
+        self, task: Callable[[Item], Result], item: Item, *, name: str, role: RoleConfig, memory: int | None = None
     ) -> Result:
-        """Run one task on a single node (the cluster's choice)."""
-        return self.map(task, [item], name=name, memory=memory)[0]
+        """Run one task on a single node of a role."""
+        return self.map(task, [item], name=name, memory=memory, role=role)[0]
+
+    def await_room(self, bundles: Sequence[dict[str, float]], name: str) -> None:
+        """Wait until the cluster can hold all these processes at once; an embedded Ray is as it is.
+
+        Raises:
+            RunError: nodes did not come within `cluster.wait_for_nodes_seconds`.
+        """
+        if self.address is None:
+            return
+        self.ensure_ray()
+        from cluster.room import await_room
+
+        await_room(bundles, name, self.reporter, seconds=self.config.wait_for_nodes_seconds)
 
     def dataset(self, artifact: Artifact, prefix: str, name: str) -> Any:
         """Listed Parquet files of an artifact as a named, lazy Ray Dataset (one block a file)."""
@@ -206,7 +254,7 @@ class Engine:
         task: Callable[[Item], Result],
         items: Sequence[Item],
         name: str,
-        resources: dict[str, Any],
+        bundle: dict[str, float],
     ) -> Iterator[tuple[int, Result]]:
         if not items:
             return
@@ -216,6 +264,8 @@ class Engine:
             yield from map(_unpacked, map(call, rows))
             return
         self.ensure_ray()
+        self.await_room([bundle], name)
+        resources = _ray_options(bundle)
         call = _Call(task, name)
         done: set[int] = set()
         try:
@@ -247,8 +297,7 @@ class Engine:
         """A Ray task an item, a few at a time, so that a death is known by the item at which it happened."""
         import ray
 
-        options = {key: value for key, value in resources.items() if value is not None}
-        remote = ray.remote(**options, max_retries=self.config.task_retries)(_call_row)
+        remote = ray.remote(**resources, max_retries=self.config.task_retries)(_call_row)
         shared = ray.put(call)
         waiting = deque(items)
         running: dict[Any, int] = {}
@@ -265,6 +314,14 @@ class Engine:
                 item = str(items[index])[:_ITEM_CHARACTERS]
                 raise died_each_time(error, name, item, self.config.task_retries) from error
             yield _unpacked(row)
+
+
+def _ray_options(bundle: dict[str, float]) -> dict[str, Any]:
+    """A bundle as arguments of a Ray task."""
+    named = {"CPU": "num_cpus", "GPU": "num_gpus", "memory": "memory"}
+    own = {resource: amount for resource, amount in bundle.items() if resource not in named}
+    known = {option: bundle[resource] for resource, option in named.items() if resource in bundle}
+    return {"num_cpus": 0, **known, **({"resources": own} if own else {})}
 
 
 class _Call:

@@ -66,7 +66,9 @@ class AggregateStage(Stage[AggregateConfig]):
         fitted = None
         if method == "label_model":
             fit = partial(_fit, self.config, context.seed, prior)
-            fitted = context.engine.on_one_node(fit, tally.votes, name="aggregate: label model")
+            fitted = context.engine.on_one_node(
+                fit, tally.votes, name="aggregate: label model", role=context.engine.config.aggregation
+            )
 
         decide = _Decide(votes, [voter["name"] for voter in voters], sources, tally.quantiles, method, prior, fitted)
         write = partial(_write, decide, context.output)

@@ -24,7 +24,6 @@ from stages.train.spec import TrainSpec
 Value = TypeVar("Value")
 
 _JOIN_SECONDS = 0.5
-_START_SECONDS = "900"  # ranks may wait for nodes to come up, or for other work to end
 
 
 def launch(spec: TrainSpec, engine: Engine, reporter: Reporter) -> None:
@@ -38,13 +37,15 @@ def launch(spec: TrainSpec, engine: Engine, reporter: Reporter) -> None:
         with time_to_save(engine.config.grace_seconds) as told:
             _in_this_process(spec, reporter, told)
         return
-    os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", _START_SECONDS)
+    patience = str(max(1.0, engine.config.wait_for_nodes_seconds))  # ranks may wait for nodes, or for other work to end
+    os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", patience)
     engine.ensure_ray()
     with time_to_save(engine.config.grace_seconds) as told, progress_shown(spec, reporter, told) as board:
         losses = 0
         while not told.is_set():
+            engine.await_room([_rank_bundle(spec, engine)] * spec.config.num_workers, spec.name)
             try:
-                notice = _fit(spec, board)
+                notice = _fit(spec, board, _rank_bundle(spec, engine))
             except NodeTakenError as taken:
                 reporter.say(f"{spec.name}: a node was taken away ({taken}); {_going_on(spec)}")
             except RankLostError as lost:
@@ -111,12 +112,19 @@ def _rank(config: dict[str, Any]) -> int:
     return int(train(spec, ranks, device, BoardProgress(config["board"], first=ranks.rank == 0)))
 
 
-def _fit(spec: TrainSpec, board: Any) -> Notice:
+def _rank_bundle(spec: TrainSpec, engine: Engine) -> dict[str, float]:
+    """What one rank reserves."""
+    config = spec.config
+    if config.use_gpu:
+        return engine.config.trainers.bundle(num_cpus=1, num_gpus=1)
+    return engine.config.trainers.bundle(num_cpus=config.threads_per_rank)
+
+
+def _fit(spec: TrainSpec, board: Any, bundle: dict[str, float]) -> Notice:
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
 
     config = spec.config
-    resources: dict[str, float] = {"CPU": 1} if config.use_gpu else {"CPU": config.threads_per_rank}
     rank: Any = _rank
     none: dict[str, Any] = {"max_failures": 0, "max_preemption_failures": 0}  # `launch` starts ranks again, and says so
     with tempfile.TemporaryDirectory(prefix="gradsieve-train-") as scratch:
@@ -124,7 +132,7 @@ def _fit(spec: TrainSpec, board: Any) -> Notice:
             rank,
             train_loop_config={"spec": spec, "board": board},
             scaling_config=ScalingConfig(
-                num_workers=config.num_workers, use_gpu=config.use_gpu, resources_per_worker=resources
+                num_workers=config.num_workers, use_gpu=config.use_gpu, resources_per_worker=bundle
             ),
             # Checkpoints are ours: a run of Ray's never resumes, so each has a new name and nothing worth keeping.
             run_config=RunConfig(

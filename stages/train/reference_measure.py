@@ -7,7 +7,6 @@ import numpy as np
 
 from pipeline.artifact import Artifact, ArtifactWriter, FileEntry
 from pipeline.engine import Engine
-from pipeline.errors import GradsieveError
 from pipeline.storage import Storage
 from stages.models.config import ModelConfig
 from stages.train.config import TrainConfig
@@ -36,21 +35,13 @@ class ReferenceCheck:
 
 def measure_anywhere(check: ReferenceCheck, engine: Engine) -> tuple[tuple[FileEntry, ...], dict[str, Any]]:
     """Measure on some node; on a GPU where training has them."""
-    if not check.train.use_gpu or engine.config.executor == "in_process":
-        return engine.on_one_node(measure, check, name="reference check")
-    engine.ensure_ray()
-    import ray
-    from ray.exceptions import RayTaskError
-
-    try:
-        found: tuple[tuple[FileEntry, ...], dict[str, Any]] = ray.get(
-            ray.remote(num_cpus=1, num_gpus=1)(measure).remote(check)
-        )
-    except RayTaskError as failed:
-        if isinstance(failed.cause, GradsieveError):
-            raise failed.cause from None
-        raise
-    return found
+    return engine.map(
+        measure,
+        [check],
+        name="reference check",
+        num_gpus=1.0 if check.train.use_gpu else 0.0,
+        role=engine.config.trainers,
+    )[0]
 
 
 def measure(check: ReferenceCheck) -> tuple[tuple[FileEntry, ...], dict[str, Any]]:

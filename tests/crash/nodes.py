@@ -1,5 +1,6 @@
 """A Ray cluster of several nodes on this machine, whose nodes can be drained and killed one by one."""
 
+import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -14,27 +15,41 @@ _TRIES = 4
 
 
 class Nodes:
-    """A head without CPUs, where the driver lives, and workers."""
+    """A head, where the driver lives and as a rule nothing else, and workers."""
 
-    def __init__(self, *, workers: int, cpus: int) -> None:
-        """Start all of them."""
+    def __init__(self, *, workers: int, cpus: int = 1, head_cpus: int = 0, dashboard: bool = False) -> None:
+        """Start all of them; with a dashboard jobs can be submitted."""
         from ray.cluster_utils import Cluster
 
         detection = {"health_check_period_ms": 1000, "health_check_failure_threshold": 5}
         head = {
-            "num_cpus": 0,
-            "include_dashboard": False,
+            "num_cpus": head_cpus,
+            "include_dashboard": dashboard,
             "object_store_memory": 100 * _MIB,
             "_system_config": detection,
         }
+        if dashboard:
+            # Jobs are started by a node's agent, which would be silent if its usual port were another cluster's.
+            head |= {"dashboard_port": free_port(), "dashboard_agent_listen_port": free_port()}
         self._cluster = _insist(lambda: Cluster(initialize_head=True, head_node_args=head))
-        worker = {"num_cpus": cpus, "object_store_memory": 100 * _MIB, "include_dashboard": False}
-        self.workers = [_insist(lambda: self._cluster.add_node(**worker)) for _ in range(workers)]
+        self.workers: list[Any] = []
+        for _ in range(workers):
+            self.add(cpus=cpus)
 
     @property
     def address(self) -> str:
         """For `cluster.address`."""
         return str(self._cluster.address)
+
+    @property
+    def dashboard(self) -> str:
+        """URL to submit jobs to."""
+        return f"http://{self._cluster.head_node.address_info['webui_url']}"
+
+    def add(self, *, cpus: int, resources: dict[str, float] | None = None) -> None:
+        """One more worker."""
+        worker = {"num_cpus": cpus, "object_store_memory": 100 * _MIB, "include_dashboard": False}
+        self.workers.append(_insist(lambda: self._cluster.add_node(**worker, resources=resources or {})))
 
     def hosts_of(self, title: str) -> list[int]:
         """Indices of the workers on which a process of this title runs, such as `ray::RayTrainWorker`."""
@@ -63,9 +78,9 @@ class Nodes:
 
 
 @contextmanager
-def nodes(*, workers: int, cpus: int) -> Iterator[Nodes]:
+def nodes(*, workers: int, cpus: int = 1, head_cpus: int = 0, dashboard: bool = False) -> Iterator[Nodes]:
     """A cluster while the context is open."""
-    made = Nodes(workers=workers, cpus=cpus)
+    made = Nodes(workers=workers, cpus=cpus, head_cpus=head_cpus, dashboard=dashboard)
     try:
         yield made
     finally:
@@ -80,6 +95,13 @@ def _insist(start: Callable[[], Any]) -> Any:
         except Exception:  # Ray raises plain ones here
             continue
     return start()
+
+
+def free_port() -> int:
+    """A port on loopback at which nothing listens."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
 
 
 def raylet_of(node: Any) -> int:
