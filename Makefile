@@ -1,5 +1,5 @@
-# make demo: from nothing to a curated pool and its report.   make test: everything that CI checks.
-.PHONY: demo test test-object-store chaos lint help
+# make demo: from nothing to a curated pool and its report.   make test: everything that CI checks.   make bench: speed.
+.PHONY: demo test test-object-store chaos bench bench-full lint help
 .DELETE_ON_ERROR:
 
 VENV ?= .venv
@@ -45,6 +45,18 @@ test: lint
 # Whole runs on a real S3 server; Debian: apt-get install radosgw ceph-mon ceph-osd ceph-common
 test-object-store: $(VENV)/.installed-dev
 	GRADSIEVE_STORE_RUNS=1 $(BIN)/python -m pytest tests/object_store
+
+$(VENV)/.installed-bench: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[bench]'
+	@touch $@
+
+# Ratios beside targets, under 10 minutes; bench-full measures at full size, for hours. `cases="select reshard"` chooses.
+# Exit code 2 where a target was missed.
+bench: $(VENV)/.installed-bench
+	$(BIN)/python -m benchmarks --form short $(cases)
+
+bench-full: $(VENV)/.installed-bench
+	$(BIN)/python -m benchmarks --form full $(cases)
 
 # Hours: the full kill matrix, then random kills until there were enough; the seed is printed and can be given again.
 kills ?= 100

@@ -14,7 +14,18 @@ from typing import Any, Literal
 from benchmarks.measure import Ratio
 
 RESULTS = Path(__file__).parent / "results"
-_PACKAGES = ("gradsieve", "ray", "torch", "torchvision", "open_clip_torch", "polars", "pyarrow", "numpy", "snorkel")
+_PACKAGES = (
+    "gradsieve",
+    "ray",
+    "torch",
+    "torchvision",
+    "open_clip_torch",
+    "polars",
+    "pyarrow",
+    "numpy",
+    "snorkel",
+    "webdataset",
+)
 
 
 @dataclass(frozen=True)
