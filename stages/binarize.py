@@ -13,7 +13,8 @@ from pipeline.errors import RunError, UserError
 from pipeline.schema import POOL, SCORES, VOTES, Schema
 from pipeline.stage import Size, Stage, StageContext, StagePlan, StageResult
 from stages.binarize_config import BinarizeConfig, Voter, VoterConfig
-from stages.binarize_fit import VoterFit, fit_voters, read_voters
+from stages.binarize_fit import VoterFit, fit_voters
+from stages.binarize_values import read_voters
 from stages.kernels.buckets import bucket_path, check_same_cut, planned_buckets
 from stages.kernels.patterns import ABSTAIN, DROP, KEEP, MAX_VOTERS
 from stages.kernels.score_values import COLUMNS
@@ -25,6 +26,7 @@ __all__ = ["BinarizeConfig", "BinarizeStage", "VoterConfig"]
 class BinarizeStage(Stage[BinarizeConfig]):
     """Votes of all voters, bucket by bucket; a sample without a score of that visit is an abstention."""
 
+    version = 2
     takes: ClassVar[Mapping[str, Schema]] = {"pool": POOL, "scores": SCORES}
     gives: ClassVar[Schema] = VOTES
 

@@ -1,50 +1,49 @@
-"""Where each voter's line between keep and drop lies, found in a few passes over integer histograms."""
+"""Where each voter's line between keep and drop lies, found in one pass over the scores, or a few.
 
-from collections.abc import Iterator, Mapping, Sequence
+Ties go to the smaller uid. Tables are sorted by uid, so a row's place says as much, and no uid is read before a line is
+found; then the uid at its place is looked up.
+"""
+
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial, reduce
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.artifact import Artifact
+from pipeline.artifact import Artifact, entries_rows
 from pipeline.engine import Engine
-from pipeline.errors import RunError
 from stages.binarize_config import Voter
+from stages.binarize_values import PLACED_WIDTHS, VoterScores, cut_by_uid, placed_voters
 from stages.kernels import cluster1d, patterns
-from stages.kernels.buckets import bucket_groups, bucket_path
+from stages.kernels.bracket import (
+    EVERYTHING,
+    MAX_INSIDE,
+    SAMPLE_ROWS,
+    Bracket,
+    Inside,
+    bracket_of,
+    expected_inside,
+    inside,
+    settle,
+)
+from stages.kernels.buckets import bucket_groups
 from stages.kernels.cluster1d import Bins, Split
 from stages.kernels.radix import (
+    MAX_COLLECTED,
     Cut,
     Keys,
     Request,
     Search,
-    ascending,
     candidates,
     float_of_key,
     histogram,
-    order_key,
     top_count,
 )
-from stages.kernels.score_values import COLUMNS, by_sample, scaled_scores
 
 _HISTOGRAMS = 512
 """Histograms (of 512 KiB) that may meet on the driver in one pass."""
-_WIDTHS = (32, 64, 64)  # score, uid_hi, uid_lo
-
-
-@dataclass(frozen=True)
-class VoterScores:
-    """One value a sample, in uid order."""
-
-    uid_hi: NDArray[np.uint64]
-    uid_lo: NDArray[np.uint64]
-    values: NDArray[np.float32]
-
-    @property
-    def keys(self) -> Keys:
-        """By value, descending; then by uid, ascending."""
-        return Keys((order_key(self.values), ascending(self.uid_hi), ascending(self.uid_lo)))
+_SAMPLED_BUCKETS = 2
 
 
 @dataclass
@@ -56,13 +55,11 @@ class VoterFit:
     low: float = np.inf
     high: float = -np.inf
     search: Search | None = None
+    """For the cut by score and place."""
+    cut: Cut | None = None
+    """Of a top fraction, by score and uid, once it is found."""
     bins: Bins | None = None
     split: Split | None = None
-
-    @property
-    def cut(self) -> Cut | None:
-        """Of a top fraction."""
-        return self.search.cut if self.search else None
 
     @property
     def threshold(self) -> float | None:
@@ -86,49 +83,31 @@ class VoterFit:
 
 @dataclass(frozen=True)
 class _Tally:
-    """What the first pass says of one voter: counts, range, and the histogram of the keys' first digit."""
+    """What the first pass says of one voter: counts, range, and what is inside its bracket.
+
+    Without a bracket the histogram of the keys' first digit takes its place.
+    """
 
     scored: int = 0
     low: float = np.inf
     high: float = -np.inf
     counts: NDArray[np.int64] = field(default_factory=lambda: np.zeros(1, np.int64))
+    inside: tuple[Inside, ...] = ()
 
     def __add__(self, other: "_Tally") -> "_Tally":
         low, high = min(self.low, other.low), max(self.high, other.high)
-        return _Tally(self.scored + other.scored, low, high, self.counts + other.counts)
-
-
-def read_voters(
-    scores: Mapping[str, Artifact], voters: Sequence[Voter], bucket: int
-) -> Iterator[tuple[int, VoterScores]]:
-    """Values of each voter in one bucket, with the voter's number; each table is read once.
-
-    Raises:
-        RunError: a score is NaN or infinite, or a sample has two scores of one visit.
-    """
-    for selector in dict.fromkeys(voter.selector for voter in voters):
-        own = [(index, voter) for index, voter in enumerate(voters) if voter.selector == selector]
-        columns = dict.fromkeys(name for _, voter in own for name in COLUMNS[voter.scale])
-        table = scores[selector].read_table(bucket_path(bucket), ["uid_hi", "uid_lo", "visit", *columns])
-        uid_hi, uid_lo = table["uid_hi"].to_numpy(), table["uid_lo"].to_numpy()
-        for index, voter in own:
-            where = scores[selector].uri(bucket_path(bucket))
-            try:
-                values = scaled_scores(table, voter.scale)
-            except ValueError as error:
-                raise RunError("a score table holds what cannot be ranked", where=where, found=error) from error
-            rows, chosen = by_sample(table, values, voter.visit)
-            found = VoterScores(uid_hi[rows], uid_lo[rows], chosen)
-            _refuse_repeats(found, where)
-            yield index, found
+        counts, both = self.counts + other.counts, self.inside + other.inside
+        return _Tally(self.scored + other.scored, low, high, counts, both)
 
 
 def fit_voters(
     engine: Engine, scores: Mapping[str, Artifact], voters: Sequence[Voter], *, num_buckets: int, pool_rows: int
 ) -> list[VoterFit]:
-    """Find all voters' lines together: one pass for counts and ranges, then passes that refine what is open."""
+    """Find all voters' lines together: one pass mostly suffices for top fractions, others refine what is open."""
     groups = bucket_groups(num_buckets, max(16, _HISTOGRAMS // len(voters)))
-    tallies = engine.map(partial(_tally, scores, voters), groups, name="binarize: counts", weigh=len)
+    brackets = _brackets(scores, voters, num_buckets, pool_rows)
+    task = partial(_tally, scores, voters, brackets)
+    tallies = engine.map(task, groups, name="binarize: counts", weigh=len)
     fits = [
         _begin(voter, reduce(_Tally.__add__, (group[index] for group in tallies)), pool_rows)
         for index, voter in enumerate(voters)
@@ -138,24 +117,60 @@ def fit_voters(
         answers = engine.map(task, groups, name="binarize: refine", weigh=len)
         for index, ask in asked.items():
             _take(fits[index], ask, [group[index] for group in answers])
+    for fit in fits:
+        if fit.search is not None and fit.search.cut is not None:
+            fit.cut = cut_by_uid(fit.search.cut, fit.voter, scores, num_buckets)
     return fits
+
+
+def _brackets(
+    scores: Mapping[str, Artifact], voters: Sequence[Voter], num_buckets: int, pool_rows: int
+) -> dict[int, Bracket]:
+    """Where top fractions will end, by voter, from the first rows of a few buckets; none where that narrows too little.
+
+    Buckets are cut by uid, so that their rows are as good as drawn at random; where they are not, the search is longer.
+    """
+    top = [index for index, voter in enumerate(voters) if voter.method == "top_fraction"]
+    rows = {voters[index].selector: entries_rows(scores[voters[index].selector].files("bucket-")) for index in top}
+    if max(rows.values(), default=0) <= MAX_COLLECTED:
+        return dict.fromkeys(top, EVERYTHING)
+    count = min(num_buckets, _SAMPLED_BUCKETS)
+    samples: dict[int, list[NDArray[np.float32]]] = {index: [] for index in top}
+    for bucket in (number * num_buckets // count for number in range(count)):
+        for place, found in placed_voters(scores, [voters[index] for index in top], bucket):
+            samples[top[place]].append(found.values[: SAMPLE_ROWS // count])
+    brackets = {}
+    for index in top:
+        sample, voter = np.concatenate(samples[index]), voters[index]
+        num_rows = rows[voter.selector]
+        if not len(sample):
+            continue
+        share = voter.fraction * (1 if voter.of == "scored" else pool_rows / num_rows)
+        if expected_inside(num_rows, share, len(sample)) <= MAX_INSIDE // len(top):
+            brackets[index] = bracket_of(sample, share)
+    return brackets
 
 
 _Ask = Request | Bins
 _Answer = NDArray[np.int64] | list[Keys]
 
 
-def _tally(scores: Mapping[str, Artifact], voters: Sequence[Voter], buckets: Sequence[int]) -> list[_Tally]:
+def _tally(
+    scores: Mapping[str, Artifact], voters: Sequence[Voter], brackets: Mapping[int, Bracket], buckets: Sequence[int]
+) -> list[_Tally]:
     tallies = [_Tally() for _ in voters]
+    most = MAX_INSIDE // max(1, len(brackets))
     for bucket in buckets:
-        for index, found in read_voters(scores, voters, bucket):
-            if len(found.values) == 0:
+        for index, found in placed_voters(scores, voters, bucket):
+            num_rows = len(found.values)
+            if num_rows == 0:
                 continue
-            counts = np.zeros(1, np.int64)
-            if voters[index].method == "top_fraction":
-                counts = histogram(found.keys, Request(()))
-            low, high = float(found.values.min()), float(found.values.max())
-            tallies[index] += _Tally(len(found.values), low, high, counts)
+            if index in brackets:
+                tallies[index] += _Tally(num_rows, inside=(inside(found.values, found.place, brackets[index], most),))
+            elif voters[index].method == "top_fraction":
+                tallies[index] += _Tally(num_rows, counts=histogram(found.keys, Request(())))
+            else:
+                tallies[index] += _Tally(num_rows, float(found.values.min()), float(found.values.max()))
     return tallies
 
 
@@ -163,8 +178,11 @@ def _begin(voter: Voter, tally: _Tally, pool_rows: int) -> VoterFit:
     fit = VoterFit(voter, tally.scored, tally.low, tally.high)
     if voter.method == "top_fraction":
         base = pool_rows if voter.of == "pool" else tally.scored
-        fit.search = Search(_WIDTHS, top_count(voter.fraction, base))
-        fit.search.feed(tally.counts)
+        fit.search = Search(PLACED_WIDTHS, top_count(voter.fraction, base))
+        if len(tally.counts) > 1:
+            fit.search.feed(tally.counts)
+        else:
+            fit.search.cut = settle(tally.inside, min(fit.search.k or 0, tally.scored))
     return fit
 
 
@@ -186,7 +204,7 @@ def _answer(
         for index, ask in asked.items()
     }
     for bucket in buckets:
-        for place, found in read_voters(scores, open_voters, bucket):
+        for place, found in placed_voters(scores, open_voters, bucket):
             index = numbers[place]
             ask = asked[index]
             answer = answers[index]
@@ -210,16 +228,3 @@ def _take(fit: VoterFit, ask: _Ask, answers: Sequence[_Answer]) -> None:
         return
     fit.bins = ask
     fit.split = cluster1d.two_means(counts) if fit.voter.method == "kmeans" else cluster1d.gaussian_mixture(counts)
-
-
-def _refuse_repeats(found: VoterScores, where: str) -> None:
-    ascends = (found.uid_hi[1:] > found.uid_hi[:-1]) | (
-        (found.uid_hi[1:] == found.uid_hi[:-1]) & (found.uid_lo[1:] > found.uid_lo[:-1])
-    )
-    if not ascends.all():
-        row = int(np.argmin(ascends)) + 1
-        raise RunError(
-            "a score table is not sorted by uid and visit, or scores a visit twice",
-            where=where,
-            found=f"uid {int(found.uid_hi[row]):016x}{int(found.uid_lo[row]):016x}",
-        )

@@ -54,7 +54,10 @@ def by_sample(
         values: [s]; means are taken in float64 in the order of the visits.
     """
     if isinstance(visits, int):
-        rows = np.flatnonzero(table["visit"].to_numpy() == visits)
+        chosen = table["visit"].to_numpy() == visits
+        if chosen.all():
+            return np.arange(len(values)), values
+        rows = np.flatnonzero(chosen)
         return rows, values[rows]
     if table.num_rows == 0:
         return np.empty(0, np.int64), values

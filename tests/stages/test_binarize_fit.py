@@ -5,15 +5,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from pipeline.artifact import parquet_bytes
 from pipeline.engine import ClusterConfig, Engine
-from pipeline.errors import RunError
 from pipeline.progress import Reporter
 from stages import binarize_fit
-from stages.binarize_config import BinarizeConfig, Voter
-from stages.binarize_fit import VoterFit, VoterScores, fit_voters, read_voters
+from stages.binarize_config import Voter
+from stages.binarize_fit import VoterFit, fit_voters
+from stages.binarize_values import VoterScores
 from stages.kernels.cluster1d import Bins, Split
-from tests.artifacts import with_file
 from tests.stages.uid_tables import make_scores, random_uids
 
 ENGINE = Engine(ClusterConfig(executor="in_process"), Reporter())
@@ -112,27 +110,48 @@ def test_voter_fit_split_keeps_from_its_bin_on():
     assert fit.threshold == 100.0
 
 
-def test_read_voters_reads_each_table_once_for_all_its_voters(tmp_path):
-    hi, lo = random_uids(20)
-    step, weight = np.zeros(20), np.full(20, 0.1)
-    table = make_scores(tmp_path / "s", hi, lo, np.arange(20), step=step, weight=weight)
-    other = make_scores(tmp_path / "t", hi, lo, -np.arange(20))
-    config = BinarizeConfig()
-    voters = [
-        *config.voters_of("s", 1, "batched"),
-        voter(selector="t"),
-        voter(selector="s", scale="weight", method="threshold"),
-        voter(selector="s", visit="mean", scale="batch_z"),
-    ]
-    found = dict(read_voters({"s": table, "t": other}, voters, 0))
-    assert [found[place].values[0] for place in range(4)] == [0.025, 0.0, 2.0, pytest.approx(-1.6475, abs=1e-3)]
-    assert all(np.array_equal(one.uid_hi, hi) for one in found.values())
+def sorted_votes(values, hi, lo, fraction):
+    order = np.lexsort((lo, hi, -values))[: int(fraction * len(values))]
+    return np.isin(np.arange(len(values)), order)
 
 
-def test_read_voters_unsorted_table_is_an_error(tmp_path):
-    hi, lo = random_uids(4)
-    table = make_scores(tmp_path / "s", hi, lo, np.arange(4))
-    rows = table.read_table("bucket-00000.parquet").take([1, 0, 2, 3])
-    table = with_file(table, "bucket-00000.parquet", parquet_bytes(rows))
-    with pytest.raises(RunError, match=r"not sorted[\s\S]*uid [0-9a-f]{32}"):
-        list(read_voters({"s": table}, [voter()], 0))
+@pytest.mark.parametrize("spread", [3, 100_000])
+def test_fit_large_table_is_settled_by_a_sample_and_one_pass(tmp_path, monkeypatch, spread):
+    monkeypatch.setattr(binarize_fit, "MAX_COLLECTED", 1000)
+    monkeypatch.setattr(binarize_fit, "SAMPLE_ROWS", 2000)
+    hi, lo = random_uids(20_000)
+    values = np.random.default_rng(2).integers(0, spread, 20_000).astype(np.float32)
+    table = make_scores(tmp_path / "s", hi, lo, values, bits=3)
+    counting = _CountingEngine()
+    (fit,) = fit_voters(counting, {"s": table}, [voter(fraction=0.4)], num_buckets=8, pool_rows=20_000)
+    assert counting.names == ["binarize: counts"]
+    assert np.array_equal(fit.votes(VoterScores(hi, lo, values)) == 1, sorted_votes(values, hi, lo, 0.4))
+
+
+@pytest.mark.parametrize("most", [0, 40])
+def test_fit_whose_bracket_misses_or_holds_too_much_takes_more_passes_and_finds_the_same(tmp_path, monkeypatch, most):
+    monkeypatch.setattr(binarize_fit, "MAX_COLLECTED", 0)
+    monkeypatch.setattr(binarize_fit, "SAMPLE_ROWS", 64)
+    monkeypatch.setattr(binarize_fit, "expected_inside", lambda *_: 0)
+    monkeypatch.setattr(binarize_fit, "MAX_INSIDE", most)
+    hi, lo = random_uids(6000)
+    values = np.sort(np.random.default_rng(2).choice(np.linspace(0, 1, 900), 6000)).astype(np.float32)
+    sample, visit = np.tile(np.arange(6000), 2), np.repeat([0, 1], 6000)
+    table = make_scores(tmp_path / "s", hi[sample], lo[sample], np.tile(values, 2), bits=3, visit=visit)
+    counting = _CountingEngine()  # sorted by uid: what a few buckets hold says nothing of the others
+    fits = fit_voters(
+        counting, {"s": table}, [voter(fraction=0.3), voter(visit=1, fraction=0.9)], num_buckets=8, pool_rows=6000
+    )
+    assert "binarize: refine" in counting.names
+    for fit, fraction in zip(fits, (0.3, 0.9), strict=True):
+        assert np.array_equal(fit.votes(VoterScores(hi, lo, values)) == 1, sorted_votes(values, hi, lo, fraction))
+
+
+def test_fit_without_bracket_counts_digits(tmp_path, monkeypatch):
+    monkeypatch.setattr(binarize_fit, "MAX_COLLECTED", 0)
+    monkeypatch.setattr(binarize_fit, "MAX_INSIDE", 0)
+    hi, lo = random_uids(3000)
+    values = np.random.default_rng(4).choice(np.linspace(0, 1, 5), 3000).astype(np.float32)
+    table = make_scores(tmp_path / "s", hi, lo, values, bits=2)
+    (fit,) = fit_voters(ENGINE, {"s": table}, [voter(fraction=0.5)], num_buckets=4, pool_rows=3000)
+    assert np.array_equal(fit.votes(VoterScores(hi, lo, values)) == 1, sorted_votes(values, hi, lo, 0.5))
