@@ -59,6 +59,11 @@ class Pairs:
         """Their seconds by ours: above 1 is faster."""
         return bootstrap([b.seconds / a.seconds for a, b in zip(self.ours, self.theirs, strict=True)])
 
+    def seconds(self) -> dict[str, float]:
+        """Median seconds of both."""
+        named = (("ours", self.ours), ("theirs", self.theirs))
+        return {name: float(np.median([run.seconds for run in runs])) for name, runs in named}
+
     def memory(self) -> Ratio:
         """Our peak memory by theirs."""
         return bootstrap(

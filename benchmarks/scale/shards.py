@@ -3,6 +3,7 @@
 import io
 import json
 import tarfile
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -20,16 +21,36 @@ _PICTURE, _ORDER = 70, 71
 _MTIME = 1_700_000_000
 
 
-def put_shards(root: Path, uids: Uids, *, shard_size: int = 10_000, side: int = 256) -> list[FileEntry]:
+@dataclass(frozen=True)
+class Pictures:
+    """What the pictures of a pool are like."""
+
+    side: int = 256
+    """Pixels of the longer side."""
+    grain: float = 12.0
+    """Deviation of the noise in each pixel, of 255."""
+    quality: int = 90
+    """Of the JPEG."""
+
+
+SMALL_PICTURES = Pictures()
+"""About 30 KB a sample, as DataComp's pools have it."""
+LARGE_PICTURES = Pictures(512, 3.0, 75)
+"""As large as DataComp's downloader leaves them; about 45 KB a sample."""
+
+
+def put_shards(
+    root: Path, uids: Uids, *, shard_size: int = 10_000, pictures: Pictures = SMALL_PICTURES
+) -> list[FileEntry]:
     """Tars of `shard_size` samples; uids lie in no order.
 
     Args:
         root: folder of the tars.
         uids: of the samples.
         shard_size: samples a tar; the last one may have fewer.
-        side: pixels of the pictures' longer side: 256 makes about 30 KB a sample, as DataComp's pools have it.
+        pictures: what they show is noise, what they are like is given.
     """
-    bank = pictures(side, uids.seed)
+    bank = picture_bank(pictures, uids.seed)
 
     def put(writer: ArtifactWriter, number: int) -> FileEntry:
         first = number * shard_size
@@ -39,16 +60,17 @@ def put_shards(root: Path, uids: Uids, *, shard_size: int = 10_000, side: int = 
     return put_all(put, root, range(-(-uids.num_samples // shard_size)))
 
 
-def pictures(side: int, seed: int) -> list[bytes]:
+def picture_bank(pictures: Pictures, seed: int) -> list[bytes]:
     """JPEGs of coloured noise, a few dozen different ones."""
+    side = pictures.side
     rng = np.random.default_rng(seed)
     bank = []
     for _ in range(_PICTURES):
         height = int(side * rng.uniform(0.6, 1))
         coarse = Image.fromarray(rng.integers(0, 256, (height // 8, side // 8, 3), np.uint8)).resize((side, height))
-        grain = np.asarray(coarse, np.float32) + rng.normal(0, 12, (height, side, 3))
+        grain = np.asarray(coarse, np.float32) + rng.normal(0, pictures.grain, (height, side, 3))
         sink = io.BytesIO()
-        Image.fromarray(np.clip(grain, 0, 255).astype(np.uint8)).save(sink, "JPEG", quality=90)
+        Image.fromarray(np.clip(grain, 0, 255).astype(np.uint8)).save(sink, "JPEG", quality=pictures.quality)
         bank.append(sink.getvalue())
     return bank
 

@@ -4,11 +4,12 @@ import io
 import json
 import tarfile
 
+import numpy as np
 import pytest
 from PIL import Image
 
 from benchmarks.scale.draws import rows
-from benchmarks.scale.shards import put_shards
+from benchmarks.scale.shards import LARGE_PICTURES, SMALL_PICTURES, Pictures, picture_bank, put_shards
 from benchmarks.scale.uids import Uids
 from stages.kernels.uid import to_hex
 from stages.pool.config import PoolConfig
@@ -21,7 +22,7 @@ UIDS = Uids(25, seed=5)
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     root = tmp_path_factory.mktemp("shards")
-    put_shards(root, UIDS, shard_size=10, side=64)
+    put_shards(root, UIDS, shard_size=10, pictures=Pictures(side=64))
     return root
 
 
@@ -50,6 +51,18 @@ def test_pool_stage_finds_nothing_amiss(folder, tmp_path):
 
 
 def test_tars_are_the_same_bytes_each_time(folder, tmp_path):
-    put_shards(tmp_path, UIDS, shard_size=10, side=64)
+    put_shards(tmp_path, UIDS, shard_size=10, pictures=Pictures(side=64))
     for path in sorted(folder.glob("*.tar")):
         assert (tmp_path / path.name).read_bytes() == path.read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("pictures", "least", "most"), [(SMALL_PICTURES, 24_000, 36_000), (LARGE_PICTURES, 36_000, 54_000)]
+)
+def test_pictures_have_the_size_that_is_said_of_them(pictures, least, most):
+    bank = picture_bank(pictures, seed=3)
+    assert least < np.mean([len(data) for data in bank]) < most
+    sizes = [Image.open(io.BytesIO(data)).size for data in bank]
+    assert {width for width, _ in sizes} == {pictures.side}
+    assert all(0.6 * width - 1 <= height <= width for width, height in sizes)
+    assert picture_bank(pictures, seed=3) == bank
