@@ -48,7 +48,7 @@ def test_every_promise_stands_beside_tests_that_exist() -> None:
 
 
 def test_every_table_of_promises_is_read() -> None:
-    assert TEXT.count("| promise |") == len(_PROMISES.findall(TEXT)) == 6
+    assert TEXT.count("| promise |") == len(_PROMISES.findall(TEXT)) == 7
     assert TEXT.count("::test_") == sum(tests.count("::test_") for _, tests in _rows())
 
 

@@ -56,7 +56,11 @@ def build_tokenizer(config: ModelConfig) -> Tokenizer:
     if text.get("hf_tokenizer_name"):
         mode = text.get("tokenizer_mode")
         tokenizer = HFTokenizer(
-            text["hf_tokenizer_name"], context_length=config.context_length, tokenizer_mode=mode, **options
+            text["hf_tokenizer_name"],
+            context_length=config.context_length,
+            tokenizer_mode=mode,
+            trust_remote_code=False,  # left out, transformers would ask at a terminal
+            **options,
         )
     elif "siglip" in name:
         variant = "gemma" if "siglip2" in name else "mc4" if "i18n" in name else "c4-en"

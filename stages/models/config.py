@@ -10,6 +10,14 @@ from stages.models.architecture import architecture_names, named_architecture, t
 
 SIMPLE_VOCABULARY = 49408
 """Token ids of open_clip's byte-pair tokenizer, which comes without a download."""
+_TOKENIZER_OPTIONS = frozenset(
+    {
+        "additional_special_tokens", "clean", "language", "reduction_mask", "revision", "strip_sep_token", "subfolder",
+        "use_fast",
+    }
+)  # fmt: skip
+# Every other one would reach Hugging Face's loaders, which run code of the repository with `trust_remote_code`, load
+# what lies at a path of the node, or send a token.
 
 
 class ModelConfig(Config):
@@ -65,6 +73,7 @@ class ModelConfig(Config):
                     raise ValueError(f"{tower} has no key {key!r}{nearest}")
         self._check_sizes()
         text = self._tower("text_cfg")
+        _check_tokenizer_options(text["tokenizer_kwargs"] or {})
         if not text["hf_tokenizer_name"] and text["vocab_size"] < SIMPLE_VOCABULARY:
             raise ValueError(
                 f"text_cfg.vocab_size must be at least {SIMPLE_VOCABULARY} for the built-in tokenizer, "
@@ -140,6 +149,18 @@ class ModelConfig(Config):
 
     def _tower(self, tower: Literal["vision_cfg", "text_cfg"]) -> dict[str, Any]:
         return {**tower_fields(tower), **self.architecture[tower]}
+
+
+def _check_tokenizer_options(options: object) -> None:
+    """A configuration may come from anyone who may submit: it chooses among options, and runs nothing."""
+    if not isinstance(options, dict):
+        raise ValueError(f"text_cfg.tokenizer_kwargs must be a mapping, found {options!r}")
+    for key in options:
+        if key not in _TOKENIZER_OPTIONS:
+            raise ValueError(
+                f"text_cfg.tokenizer_kwargs may not have {key!r}: a configuration runs no code of others and reaches "
+                f"no file of a node; allowed: {', '.join(sorted(_TOKENIZER_OPTIONS))}"
+            )
 
 
 def _check_sizes_of(tower: dict[str, Any], name: str, keys: tuple[str, ...]) -> None:

@@ -1,3 +1,6 @@
+import sys
+from types import SimpleNamespace
+
 import open_clip
 import pytest
 import torch
@@ -62,3 +65,22 @@ def test_tokenizer_has_the_models_context_and_ends_what_it_cuts():
 def test_tokenizer_equals_open_clips_for_a_named_model():
     texts = ["A <b>photo</b> of 7", "déjà vu &amp; more"]
     assert torch.equal(build_tokenizer(ModelConfig(name="ViT-B-32"))(texts), open_clip.get_tokenizer("ViT-B-32")(texts))
+
+
+def test_tokenizer_of_others_is_loaded_with_their_code_refused(monkeypatch):
+    """transformers is no dependency: what it would be asked is written down in its place."""
+    asked = {}
+
+    class AutoTokenizer:
+        @staticmethod
+        def from_pretrained(name, **options):
+            asked.update(name=name, **options)
+
+    monkeypatch.setitem(sys.modules, "transformers", SimpleNamespace(AutoTokenizer=AutoTokenizer))
+    text = {
+        **TINY.architecture["text_cfg"],
+        "hf_tokenizer_name": "their/own",
+        "tokenizer_kwargs": {"revision": "1"},
+    }
+    build_tokenizer(ModelConfig(**{**TINY.model_dump(exclude_defaults=True), "text_cfg": text}))
+    assert asked == {"name": "their/own", "cache_dir": None, "revision": "1", "trust_remote_code": False}

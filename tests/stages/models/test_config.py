@@ -1,6 +1,7 @@
 import pytest
 from pydantic import ValidationError
 
+from stages.models.architecture import architecture_names, named_architecture
 from stages.models.config import ModelConfig
 from tests.stages.models.tiny import TINY
 
@@ -66,6 +67,30 @@ def test_architecture_leaves_defaults_out_and_keeps_the_rest():
 def test_wrong_inline_model_is_refused_with_the_reason(changes, message):
     with pytest.raises(ValidationError, match=message):
         _inline(**changes)
+
+
+@pytest.mark.parametrize(
+    "option", ["trust_remote_code", "code_revision", "cache_dir", "tokenizer_file", "bpe_path", "token", "auto_map"]
+)
+@pytest.mark.parametrize("value", [True, False, "x"])
+def test_tokenizer_option_that_could_run_code_or_reach_files_is_refused_and_those_allowed_are_named(option, value):
+    with pytest.raises(
+        ValidationError, match=rf"tokenizer_kwargs may not have '{option}'.*allowed: .*clean"
+    ) as refused:
+        _inline(text_cfg={"hf_tokenizer_name": "someone/theirs", "tokenizer_kwargs": {option: value}})
+    assert "runs no code of others" in str(refused.value)
+
+
+def test_tokenizer_options_that_are_no_mapping_are_refused():
+    with pytest.raises(ValidationError, match="tokenizer_kwargs must be a mapping, found 'trust_remote_code'"):
+        _inline(text_cfg={"tokenizer_kwargs": "trust_remote_code"})
+
+
+@pytest.mark.parametrize("name", [name for name in architecture_names() if "coca" not in name.lower()])
+def test_architectures_of_open_clip_written_out_keep_their_tokenizer_options(name):
+    options = (named_architecture(name)["text_cfg"].get("tokenizer_kwargs")) or {}
+    config = _inline(text_cfg={"hf_tokenizer_name": "x", "tokenizer_kwargs": options})
+    assert config.architecture["text_cfg"]["tokenizer_kwargs"] == options
 
 
 def test_unknown_name_is_refused_with_the_nearest():
