@@ -2,7 +2,7 @@
 
 import sys
 
-from pipeline.cli.app import main
+from pipeline.cli.app import program
 
 if __name__ == "__main__":
-    main(["run", *sys.argv[1:]])
+    program(["run", *sys.argv[1:]])

@@ -106,15 +106,15 @@ def fit_voters(
     """Find all voters' lines together: one pass mostly suffices for top fractions, others refine what is open."""
     groups = bucket_groups(num_buckets, max(16, _HISTOGRAMS // len(voters)))
     brackets = _brackets(scores, voters, num_buckets, pool_rows)
-    task = partial(_tally, scores, voters, brackets)
-    tallies = engine.map(task, groups, name="binarize: counts", weigh=len)
+    tally = partial(_tally, scores, voters, brackets)
+    tallies = engine.map(tally, groups, name="binarize: counts", weigh=len)
     fits = [
         _begin(voter, reduce(_Tally.__add__, (group[index] for group in tallies)), pool_rows)
         for index, voter in enumerate(voters)
     ]
     while asked := {index: ask for index, fit in enumerate(fits) if (ask := _open(fit)) is not None}:
-        task = partial(_answer, scores, voters, asked)
-        answers = engine.map(task, groups, name="binarize: refine", weigh=len)
+        answer = partial(_answer, scores, voters, asked)
+        answers = engine.map(answer, groups, name="binarize: refine", weigh=len)
         for index, ask in asked.items():
             _take(fits[index], ask, [group[index] for group in answers])
     for fit in fits:

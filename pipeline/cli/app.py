@@ -1,10 +1,13 @@
 """The `gradsieve` command: what it offers, and how errors and exit codes leave it."""
 
+import atexit
+import os
 import sys
 import traceback
 import warnings
 from collections.abc import Sequence
-from typing import Annotated
+from contextlib import suppress
+from typing import Annotated, NoReturn
 
 import typer
 
@@ -12,6 +15,7 @@ from pipeline import __version__
 from pipeline.cli import inspect as inspect_commands
 from pipeline.cli import pool as pool_commands
 from pipeline.cli import run as run_command
+from pipeline.cli import submit as submit_command
 from pipeline.disk_errors import disk_error
 from pipeline.errors import GradsieveError
 
@@ -29,6 +33,7 @@ Exit codes: 0 ok, 1 the run failed, 2 the configuration or an input is at fault,
 130 interrupted, 143 told to end by SIGTERM.""",
 )
 app.command("run")(run_command.run)
+app.command("submit")(submit_command.submit)
 app.command("status")(inspect_commands.status)
 app.command("explain")(inspect_commands.explain)
 app.command("verify")(inspect_commands.verify)
@@ -66,6 +71,25 @@ def main(arguments: Sequence[str] | None = None) -> None:
         _unexpected(error)
 
 
+def program(arguments: Sequence[str] | None = None) -> NoReturn:
+    """`main` as a process of its own, which ends with the exit code that it earned.
+
+    Thread pools of libraries written in C++ are destroyed as a process ends, and now and then abort it there
+    ("terminate called without an active exception"): a scheduler would see signal 6 after a run that ended well. So
+    everything that Python has registered for its end is run, and the destructors are not.
+    """
+    code: object = 0
+    try:
+        main(arguments)
+    except SystemExit as end:
+        code = end.code
+    atexit._run_exitfuncs()
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError):  # whoever read it is gone
+            stream.flush()
+    os._exit(code if isinstance(code, int) else int(bool(code)))
+
+
 def _unexpected(error: Exception) -> None:
     traceback.print_exception(error)
     _fail(f"error: unexpected {type(error).__name__}: {error}\n  next: please report this with the lines above", 1)
@@ -77,4 +101,4 @@ def _fail(message: str, code: int) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    program()
