@@ -1,10 +1,11 @@
 """A Ray cluster of several nodes on this machine, whose nodes can be drained and killed one by one."""
 
+import random
 import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -98,10 +99,12 @@ def _insist(start: Callable[[], Any]) -> Any:
 
 
 def free_port() -> int:
-    """A port on loopback at which nothing listens."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """A port at which nothing listens, below those that the system hands out of itself to others meanwhile."""
+    while True:
+        port = random.randrange(20_000, 32_000)
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind(("", port))
+            return port
 
 
 def raylet_of(node: Any) -> int:
