@@ -2,6 +2,8 @@
 
 import json
 from collections.abc import Sequence
+from contextlib import ExitStack
+from datetime import UTC, datetime
 
 from rich.table import Table
 
@@ -10,6 +12,7 @@ from pipeline.config import RunConfig
 from pipeline.config_checks import check_gpus, check_metadata, check_voters, warnings_of
 from pipeline.engine import Engine
 from pipeline.errors import GradsieveError
+from pipeline.gc import STORE_NAME
 from pipeline.graph import Graph, Place, upto
 from pipeline.lease import held
 from pipeline.nodes import assemble
@@ -21,11 +24,22 @@ from pipeline.storage import Storage, absolute, join
 from pipeline.yaml_config import load_config
 
 
+def dated_name(moment: datetime) -> str:
+    """Folder of a run in its series: sorts by time, and no two runs of one series share it, as they take turns."""
+    return moment.strftime("%Y%m%dT%H%M%S.%fZ")[:19] + "Z"
+
+
 class Curation:
     """A checked configuration with its graph."""
 
-    def __init__(self, config: RunConfig, reporter: Reporter) -> None:
+    def __init__(self, config: RunConfig, reporter: Reporter, *, dated: bool = False) -> None:
         """Resolve places and check what can be known from the configuration alone.
+
+        Args:
+            config: of the run.
+            reporter: told what happens.
+            dated: take `output` for a series: this run is the folder in it that is named by the time, and all runs of
+                the series share its store.
 
         Raises:
             UserError: the configuration cannot work.
@@ -33,16 +47,21 @@ class Curation:
         self.config = config
         self.reporter = reporter
         output = absolute(config.output)
-        store = absolute(config.store) if config.store else join(output, "store")
+        store = absolute(config.store) if config.store else join(output, STORE_NAME)
+        self.series = output if dated else None
+        if dated:
+            output = join(output, dated_name(datetime.now(UTC)))
         self.place = Place(output, store, Storage(config.storage), reporter)
         self.nodes = assemble(config)
         check_voters(config)
         check_metadata(config)
 
     @classmethod
-    def from_text(cls, text: str, overrides: Sequence[str], where: str, reporter: Reporter) -> "Curation":
+    def from_text(
+        cls, text: str, overrides: Sequence[str], where: str, reporter: Reporter, *, dated: bool = False
+    ) -> "Curation":
         """Parse a configuration text with overrides; `where` names it in messages."""
-        return cls(load_config(RunConfig, text, overrides, where), reporter)
+        return cls(load_config(RunConfig, text, overrides, where), reporter, dated=dated)
 
     def graph(self, until: str | None = None) -> Graph:
         """The graph up to a stage's label, or whole."""
@@ -76,7 +95,10 @@ class Curation:
         check_limits(make_plan(graph, done, self.config.plan.rates), self.config.limits, self.config.plan.rates)
         engine = Engine(self.config.cluster, self.reporter, train_cpus=self.config.train.num_workers)
         engine.preflight()
-        with held(self.place.output, self.place.storage, self.reporter, wait=wait):
+        with ExitStack() as leases:
+            for place in (self.series, self.place.output):
+                if place is not None:
+                    leases.enter_context(held(place, self.place.storage, self.reporter, wait=wait))
             runner = Runner(graph, engine, self.reporter, self.config.limits)
             runner.preflight(done)
             self._check_nodes(engine, graph, done)

@@ -22,6 +22,7 @@ from pipeline.progress import Reporter
 from pipeline.storage import Storage, is_s3, join
 
 LEASE_NAME = "lease.json"
+LOCK_NAME = ".run.lock"
 SWITCH = "GRADSIEVE_LEASE"
 
 _NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS)
@@ -58,7 +59,7 @@ def held(
 def _held_folder(folder: Path, reporter: Reporter, *, wait: bool, pace: Pace) -> Iterator[None]:
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        lock = (folder / ".run.lock").open("a")
+        lock = (folder / LOCK_NAME).open("a")
     except (FileExistsError, NotADirectoryError) as error:
         raise UserError(
             "the output is not a folder", where=folder, found=error, next_step="choose another `output`"

@@ -55,6 +55,11 @@ class RunRecord:
             "stages": {name: {"state": "waiting"} for name in stage_names},
         }
 
+    def begin(self, name: str, root: str) -> None:
+        """Note that a stage is at work, and where: what lies there is this run's, though nothing is finished yet."""
+        self.body["stages"].setdefault(name, {})["root"] = self._portable(root)
+        self.stage(name, "running")
+
     def stage(self, name: str, state: str, artifact: Artifact | None = None, manifest_uri: str | None = None) -> None:
         """Note a change of one stage and write the record."""
         entry = self.body["stages"].setdefault(name, {})

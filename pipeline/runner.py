@@ -60,7 +60,7 @@ class Runner:
             if artifact is not None:
                 record.stage(node.name, "reused", artifact, uri)
             else:
-                record.stage(node.name, "running")
+                record.begin(node.name, self._place.root(node, fingerprint))
                 self._reporter.say(f"{node.name}: running")
                 try:
                     artifact = self._run_node(node, inputs, external, fingerprint)

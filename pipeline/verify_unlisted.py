@@ -11,13 +11,13 @@ from dataclasses import dataclass, field
 from pipeline.artifact import MANIFEST_NAME, Artifact, Manifest
 from pipeline.errors import RunError
 from pipeline.graph import is_replacing
-from pipeline.lease import LEASE_NAME
+from pipeline.lease import LEASE_NAME, LOCK_NAME
 from pipeline.run_record import RECORD_NAME
 from pipeline.storage import Storage, join, relative
 
 PRIVATE_FOLDERS = ("checkpoints/", "parts/", "work/")
 """Folders of a stage's own inside its artifact, which no manifest lists and no finished run needs."""
-_OWN = {RECORD_NAME, LEASE_NAME, ".run.lock"}
+_OWN = {RECORD_NAME, LEASE_NAME, LOCK_NAME}
 _MANIFESTS = "manifests"
 _SWAP_LOCK = ".swap.lock"
 _UNFINISHED_PUT = re.compile(r"\..+\.[a-z0-9_]{8}|\.conditions-[0-9a-f]{32}")

@@ -12,6 +12,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from pipeline import __version__
+from pipeline.cli import gc as gc_command
 from pipeline.cli import inspect as inspect_commands
 from pipeline.cli import pool as pool_commands
 from pipeline.cli import run as run_command
@@ -37,6 +38,7 @@ app.command("submit")(submit_command.submit)
 app.command("status")(inspect_commands.status)
 app.command("explain")(inspect_commands.explain)
 app.command("verify")(inspect_commands.verify)
+app.command("gc")(gc_command.gc)
 app.add_typer(pool_commands.app, name="pool")
 
 

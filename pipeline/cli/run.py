@@ -24,6 +24,10 @@ def run(
         bool, typer.Option("--plan", help="Say what would run and what it would cost; do nothing.")
     ] = False,
     until: Annotated[str | None, typer.Option("--until", metavar="STAGE", help="Stop after this stage.")] = None,
+    dated: Annotated[
+        bool,
+        typer.Option("--dated", help="Take `output` for a series: the run is a folder in it, named by the time."),
+    ] = False,
     wait: Annotated[
         bool, typer.Option("--wait", help="Wait while another run holds the output, instead of exit code 3.")
     ] = False,
@@ -41,11 +45,13 @@ def run(
     * `gradsieve run medium.yaml pool.path=s3://bucket/pool/shards pool.metadata=s3://bucket/pool/metadata --plan`
 
     * `gradsieve run my.yaml --until train`
+
+    * `gradsieve run nightly.yaml --dated --wait`, on a schedule: each run in a folder of its own, unchanged work reused
     """
     end_at_sigterm()
     try:
         text = read_config_text(config, Storage(StorageConfig()))
-        curation = Curation.from_text(text, overrides or [], config, Reporter())
+        curation = Curation.from_text(text, overrides or [], config, Reporter(), dated=dated)
         if plan:
             table, totals = curation.plan(until)
             console = Console()

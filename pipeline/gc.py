@@ -1,0 +1,155 @@
+"""`gradsieve gc`: of a series of runs keep the last ones; what none of those refers to can be deleted.
+
+A series is a folder of runs that share a store, as `gradsieve run --dated` makes them. Nothing is deleted on a guess: a
+record that cannot be read, or a run that is at work, stops it before the first deletion.
+"""
+
+import os
+import re
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass, field
+from typing import Any
+
+from pipeline.artifact import MANIFEST_NAME
+from pipeline.errors import UserError
+from pipeline.lease import LEASE_NAME, LOCK_NAME, held
+from pipeline.progress import Reporter
+from pipeline.run_record import RECORD_NAME, read_record, resolve
+from pipeline.storage import Stat, Storage, is_s3, join, relative
+
+STORE_NAME = "store"
+_ARTIFACT = re.compile(r"(.+?/[0-9a-f]{16})/")
+
+
+@dataclass(frozen=True)
+class RunAt:
+    """A run of a series, as its record tells."""
+
+    output: str
+    state: str
+    started: str
+    roots: frozenset[str]
+    """Folders of its artifacts, those under way included."""
+
+
+@dataclass
+class Doomed:
+    """A folder that no kept run refers to."""
+
+    root: str
+    files: list[Stat] = field(default_factory=list)
+
+    @property
+    def num_bytes(self) -> int:
+        """Of all its files."""
+        return sum(file.bytes for file in self.files)
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What would go, and what stays."""
+
+    kept: list[RunAt]
+    runs: list[Doomed]
+    artifacts: list[Doomed]
+
+    @property
+    def doomed(self) -> list[Doomed]:
+        """All that would go, artifacts first: a run's own folder is what tells of them."""
+        return [*self.artifacts, *self.runs]
+
+
+def judge(series: str, storage: Storage, *, keep: int) -> Verdict:
+    """Tell runs to keep from others: the newest finished ones, and what was begun after the newest of them.
+
+    Args:
+        series: absolute folder or s3:// prefix.
+        storage: reaches it.
+        keep: how many finished runs stay.
+
+    Raises:
+        UserError: there is no run.
+        RunError: a record is damaged; nothing can be said of what it refers to.
+    """
+    files = storage.list(series, hidden=True)
+    runs = sorted(_runs(series, files, storage), key=lambda run: (run.started, run.output), reverse=True)
+    if not runs:
+        raise UserError(
+            "no runs here", where=series, expected="a folder of runs", next_step="gradsieve run CONFIG --dated"
+        )
+    finished = [run for run in runs if run.state == "done"]
+    last = finished[0].started if finished else ""
+    kept = finished[:keep] + [run for run in runs if run.state != "done" and run.started >= last]
+    referred = {root for run in kept for root in run.roots}
+    folders = {run.output: Doomed(run.output) for run in runs if run not in kept}
+    artifacts: dict[str, Doomed] = {}
+    store = join(series, STORE_NAME) + "/"
+    for file in files:
+        owner = next((folder for folder in folders if file.uri.startswith(folder + "/")), None)
+        if owner is not None:
+            folders[owner].files.append(file)
+        elif file.uri.startswith(store) and (found := _ARTIFACT.match(relative(store, file.uri))):
+            root = store + found[1]
+            if root not in referred:
+                artifacts.setdefault(root, Doomed(root)).files.append(file)
+    return Verdict(kept, list(folders.values()), list(artifacts.values()))
+
+
+def collect(
+    series: str,
+    storage: Storage,
+    reporter: Reporter,
+    *,
+    keep: int,
+    agree: Callable[[Verdict], bool],
+) -> Verdict:
+    """Judge, and delete if `agree` says so, while no run of the series is at work.
+
+    A deletion that is broken off leaves nothing that is taken for whole: manifests go first, a run's record last.
+
+    Raises:
+        LockedError: a run is at work.
+    """
+    with ExitStack() as leases:
+        leases.enter_context(held(series, storage, reporter))
+        verdict = judge(series, storage, keep=keep)
+        if not agree(verdict):
+            return verdict
+        for output in [*(run.output for run in verdict.kept), *(folder.root for folder in verdict.runs)]:
+            leases.enter_context(held(output, storage, reporter))
+        total = sum(len(doomed.files) for doomed in verdict.doomed)
+        with reporter.bar("gc", total, "files") as bar:
+            for doomed in verdict.doomed:
+                for file in sorted(doomed.files, key=_turn):
+                    storage.delete(file.uri)
+                    bar.advance()
+    for doomed in verdict.doomed:
+        _clear(doomed.root, storage)
+    return verdict
+
+
+def _clear(root: str, storage: Storage) -> None:
+    """What a lease left in a folder, and local folders that are empty now."""
+    storage.delete(join(root, LEASE_NAME))
+    storage.delete(join(root, LOCK_NAME))
+    if not is_s3(root):
+        for folder, _, _ in os.walk(root, topdown=False):
+            with suppress(OSError):  # something was put there meanwhile: it stays
+                os.rmdir(folder)
+
+
+def _turn(file: Stat) -> tuple[int, str]:
+    """Manifests before parts, records last of all."""
+    name = file.uri.rpartition("/")[2]
+    is_manifest = name == MANIFEST_NAME or "/manifests/" in file.uri
+    return (0 if is_manifest else 2 if name == RECORD_NAME else 1, file.uri)
+
+
+def _runs(series: str, files: Sequence[Stat], storage: Storage) -> Iterator[RunAt]:
+    for file in files:
+        folder, _, name = file.uri.rpartition("/")
+        if name == RECORD_NAME and folder != series and "/" not in relative(series, folder):
+            record: dict[str, Any] = read_record(folder, storage)
+            roots = frozenset(resolve(folder, entry["root"]) for entry in record["stages"].values() if "root" in entry)
+            yield RunAt(folder, str(record["state"]), str(record["started"]), roots)
