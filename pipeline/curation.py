@@ -1,6 +1,7 @@
 """One curation run from its configuration text to the lines that tell what came of it."""
 
 import json
+import sys
 from collections.abc import Sequence
 from contextlib import ExitStack
 from datetime import UTC, datetime
@@ -18,6 +19,7 @@ from pipeline.lease import held
 from pipeline.nodes import assemble
 from pipeline.plan import check_limits, make_plan, plan_table, plan_totals
 from pipeline.progress import Reporter
+from pipeline.run_log import logged
 from pipeline.run_record import RunRecord, failure_to_write_told
 from pipeline.runner import Runner, check_end_to_end
 from pipeline.storage import Storage, absolute, join
@@ -99,6 +101,8 @@ class Curation:
             for place in (self.series, self.place.output):
                 if place is not None:
                     leases.enter_context(held(place, self.place.storage, self.reporter, wait=wait))
+            leases.enter_context(logged(self.place.output, self.place.storage, self.reporter))
+            self.reporter.event("run", {"state": "running", "output": self.place.output, "argv": sys.argv[1:]})
             runner = Runner(graph, engine, self.reporter, self.config.limits)
             runner.preflight(done)
             self._check_nodes(engine, graph, done)
@@ -109,12 +113,15 @@ class Curation:
                 check_end_to_end(finished)
             except BaseException as error:
                 state = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
+                told = str(error) if isinstance(error, GradsieveError) else repr(error)
+                self.reporter.event("run", {"state": state, "error": told})
                 with failure_to_write_told(self.reporter):
-                    record.finish(state, str(error) if isinstance(error, GradsieveError) else repr(error))
+                    record.finish(state, told)
                 raise
             finally:
                 engine.shutdown()
             record.finish("done")
+            self.reporter.event("run", {"state": "done"})
         return self._closing_lines(finished)
 
     def _check_nodes(self, engine: Engine, graph: Graph, done: dict[str, Artifact]) -> None:

@@ -4,7 +4,7 @@ import json
 import sys
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 from pipeline.artifact import Artifact, ArtifactWriter, Manifest, canonical_json
 from pipeline.engine import Engine
@@ -59,19 +59,34 @@ class Runner:
             artifact = self._place.find(node, fingerprint)
             if artifact is not None:
                 record.stage(node.name, "reused", artifact, uri)
+                self._tell(node, "reused", artifact)
             else:
                 record.begin(node.name, self._place.root(node, fingerprint))
+                self._tell(node, "running")
                 self._reporter.say(f"{node.name}: running")
                 try:
                     artifact = self._run_node(node, inputs, external, fingerprint)
                 except BaseException:
+                    self._tell(node, "failed")
                     with failure_to_write_told(self._reporter):
                         record.stage(node.name, "failed")
                     raise
                 record.stage(node.name, "done", artifact, uri)
+                self._tell(node, "done", artifact)
                 self._reporter.say(f"{node.name}: {_outcome(artifact)}")
             finished[node.name] = artifact
         return finished
+
+    def _tell(self, node: Node, state: str, artifact: Artifact | None = None) -> None:
+        """For the run's log: a stage's state, and once there is one what its manifest counts."""
+        fields: dict[str, object] = {"stage": node.name, "state": state}
+        if artifact is not None:
+            counts = artifact.manifest.counts
+            fields |= {
+                "counts": asdict(counts) if counts else None,
+                "seconds": artifact.manifest.made_by.get("seconds"),
+            }
+        self._reporter.event("stage", fields)
 
     def _run_node(
         self, node: Node, inputs: Mapping[str, Artifact], external: Mapping[str, ExternalFiles], fingerprint: str

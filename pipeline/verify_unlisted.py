@@ -12,12 +12,14 @@ from pipeline.artifact import MANIFEST_NAME, Artifact, Manifest
 from pipeline.errors import RunError
 from pipeline.graph import is_replacing
 from pipeline.lease import LEASE_NAME, LOCK_NAME
+from pipeline.run_log import FOLDER
 from pipeline.run_record import RECORD_NAME
 from pipeline.storage import Storage, join, relative
 
 PRIVATE_FOLDERS = ("checkpoints/", "parts/", "work/")
 """Folders of a stage's own inside its artifact, which no manifest lists and no finished run needs."""
 _OWN = {RECORD_NAME, LEASE_NAME, LOCK_NAME}
+_LOG = re.compile(rf"{FOLDER}/[^/]+/\d+\.jsonl")
 _MANIFESTS = "manifests"
 _SWAP_LOCK = ".swap.lock"
 _UNFINISHED_PUT = re.compile(r"\..+\.[a-z0-9_]{8}|\.conditions-[0-9a-f]{32}")
@@ -110,7 +112,9 @@ class _Others:
         """Whether it is a file of the run's own, or the manifest of some deliverable."""
         path = relative(self._output, uri)
         folder, _, name = path.rpartition("/")
-        return path in _OWN or (folder == _MANIFESTS and (name == _SWAP_LOCK or self._is_deliverable(name)))
+        if path in _OWN or _LOG.fullmatch(path):
+            return True
+        return folder == _MANIFESTS and (name == _SWAP_LOCK or self._is_deliverable(name))
 
     def place(self, uri: str) -> _Place | None:
         """The artifact in whose folder it lies, one of another run or one whose manifest is damaged."""

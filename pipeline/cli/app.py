@@ -36,6 +36,7 @@ Exit codes: 0 ok, 1 the run failed, 2 the configuration or an input is at fault,
 app.command("run")(run_command.run)
 app.command("submit")(submit_command.submit)
 app.command("status")(inspect_commands.status)
+app.command("log")(inspect_commands.log)
 app.command("explain")(inspect_commands.explain)
 app.command("verify")(inspect_commands.verify)
 app.command("gc")(gc_command.gc)

@@ -1,5 +1,6 @@
 """`gradsieve status`, `explain` and `verify`: look at a run through its storage alone."""
 
+import json
 from typing import Annotated
 
 import typer
@@ -8,9 +9,10 @@ from rich.console import Console
 from pipeline.errors import RunError
 from pipeline.plan import human_bytes
 from pipeline.progress import Reporter
+from pipeline.run_log import follow_log, read_log
 from pipeline.run_record import open_artifacts, read_record
 from pipeline.status import status_view
-from pipeline.storage import Storage, StorageConfig
+from pipeline.storage import Storage, StorageConfig, absolute
 
 _SHOWN = 20
 """Differences and orphans that are told one by one."""
@@ -25,6 +27,22 @@ def status(run: RunArgument, endpoint_url: EndpointOption = None) -> None:
     """
     storage = Storage(StorageConfig(endpoint_url=endpoint_url))
     Console().print(status_view(read_record(run, storage)))
+
+
+def log(
+    run: RunArgument,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on as lines come, until Ctrl-C.")] = False,
+    endpoint_url: EndpointOption = None,
+) -> None:
+    """Print the log that a run keeps in its own storage, as JSON lines, of all its attempts.
+
+    Example: `gradsieve log s3://bucket/runs/medium --follow`
+    """
+    storage = Storage(StorageConfig(endpoint_url=endpoint_url))
+    output = absolute(run)
+    read_record(run, storage)  # a run must be there
+    for event in follow_log(output, storage) if follow else read_log(output, storage):
+        typer.echo(json.dumps(event, ensure_ascii=False))
 
 
 def explain(

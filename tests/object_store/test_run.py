@@ -3,6 +3,7 @@
 import hashlib
 import os
 import subprocess
+import tempfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -66,15 +67,20 @@ def reached(uploaded: Store) -> Iterator[Store]:
         yield uploaded
 
 
+@pytest.fixture
+def logs() -> Iterator[Path]:
+    """A folder for Ray with a short name: paths of the sockets below it end at 107 bytes."""
+    with tempfile.TemporaryDirectory(prefix="gs-", dir="/tmp") as folder:
+        yield Path(folder)
+
+
 @pytest.mark.parametrize("executor", ["in_process", "ray"])
 def test_run_on_an_object_store_ends_in_the_digests_of_one_on_disk(
-    executor: str, reached: Store, on_disk: Path, tmp_path: Path
+    executor: str, reached: Store, on_disk: Path, tmp_path: Path, logs: Path
 ) -> None:
     output = f"s3://{BUCKET}/runs/{executor}"
     overrides = (f"output={output}", "evaluate=off", f"cluster.executor={executor}")
-    logs = tmp_path / "r"  # a short name: sockets lie below it
     work = tmp_path / "work"
-    logs.mkdir()
     work.mkdir()
     result = gradsieve("run", f"s3://{BUCKET}/tiny.yaml", *overrides, cwd=work, RAY_TMPDIR=str(logs))
     assert result.returncode == 0, result.stderr
