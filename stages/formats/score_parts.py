@@ -15,9 +15,11 @@ from pipeline.artifact import ArtifactWriter, FileEntry, sha256_hex
 from pipeline.errors import RunError
 from pipeline.storage import join
 from stages.kernels.buckets import bucket_path
-from stages.kernels.uid import bucket_of, run_starts
+from stages.kernels.uid import bucket_of, run_starts, uid_visit_order
 
 FOLDER = "parts"
+MERGE_BYTES_PER_ROW = 150
+"""What merging holds: records as read and sorted, keys, columns, and the file."""
 
 
 class SplitPart(NamedTuple):
@@ -68,7 +70,7 @@ def split_by_bucket(table: pa.Table, writer: ArtifactWriter, stem: str, bits: in
         bits: of the uid prefix.
     """
     columns = {name: table[name].to_numpy() for name in table.column_names}
-    order = np.lexsort((columns["visit"], columns["uid_lo"], columns["uid_hi"]))
+    order = uid_visit_order(columns["uid_hi"], columns["uid_lo"], columns["visit"])
     records = np.empty(table.num_rows, record_type(table.schema))
     for name, values in columns.items():
         records[name] = values[order]
@@ -97,7 +99,7 @@ def pieces_by_bucket(parts: Sequence[SplitPart], bits: int) -> list[BucketPieces
 def merge_bucket(pieces: BucketPieces, *, writer: ArtifactWriter, schema: pa.Schema) -> MergedBucket:
     """Put one bucket, sorted by (uid, visit): the same bytes however the rows were split before.
 
-    Memory: about 150 bytes a row of the bucket.
+    Memory: about `MERGE_BYTES_PER_ROW` for each row of the bucket.
 
     Raises:
         RunError: two rows of one uid and visit.
@@ -130,7 +132,8 @@ def read_bucket(pieces: BucketPieces, writer: ArtifactWriter, schema: pa.Schema)
         data = writer.storage.read_range(uri, piece.first * kind.itemsize, piece.num_rows * kind.itemsize)
         records[filled : filled + piece.num_rows] = np.frombuffer(data, kind)
         filled += piece.num_rows
-    return records[np.lexsort((records["visit"], records["uid_lo"], records["uid_hi"]))]
+    hi, lo, visit = (np.ascontiguousarray(records[name]) for name in ("uid_hi", "uid_lo", "visit"))
+    return records[uid_visit_order(hi, lo, visit)]
 
 
 def _refuse_repeated(records: NDArray[np.void], where: str) -> None:

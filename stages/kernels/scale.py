@@ -41,7 +41,7 @@ def batch_scales(
     if not np.isfinite(score).all():
         row = int(np.argmin(np.isfinite(score)))
         raise ValueError(f"score {score[row]} in row {row} (step {step[row]}) is not finite")
-    order = np.lexsort((score, step))
+    order = _batch_order(step, score)
     steps, scores = step[order], score[order].astype(np.float64)
     starts = _starts(steps[1:] != steps[:-1])
     sizes = np.diff(starts, append=len(steps))
@@ -59,8 +59,20 @@ def batch_scales(
     return _back(rank, order), _back(z, order)
 
 
+def _batch_order(step: NDArray[np.integer], score: NDArray[np.floating]) -> NDArray[np.int64]:
+    """Rows by (step, score): one sort of a packed key where both fit into 64 bits. Rows that tie lie in any order."""
+    first = int(step.min())
+    if score.dtype != np.float32 or int(step.max()) - first >= 1 << 32:
+        return np.lexsort((score, step))
+    batch = (step.astype(np.int64) - first).astype(np.uint64)
+    return np.argsort((batch << np.uint64(32)) | order_key(score))
+
+
 def batch_sizes(step: NDArray[np.integer]) -> NDArray[np.uint32]:
     """Number of scored samples in the batch of each row."""
+    if len(step) and int(step.max()) - int(step.min()) < len(step):
+        batch = step.astype(np.int64) - int(step.min())
+        return np.bincount(batch).astype(np.uint32)[batch]
     _, inverse, counts = np.unique(step, return_inverse=True, return_counts=True)
     sizes: NDArray[np.uint32] = counts.astype(np.uint32)[inverse]
     return sizes

@@ -80,6 +80,22 @@ def is_sorted(hi: NDArray[np.uint64], lo: NDArray[np.uint64]) -> bool:
     return bool(np.all((hi[1:] > hi[:-1]) | ((hi[1:] == hi[:-1]) & (lo[1:] >= lo[:-1]))))
 
 
+def uid_visit_order(
+    hi: NDArray[np.uint64], lo: NDArray[np.uint64], visit: NDArray[np.unsignedinteger]
+) -> NDArray[np.int64]:
+    """Rows by (uid, visit): [n].
+
+    One sort of a packed key, the visit in place of the lowest bits of the high half. Whether that put all rows in order
+    is looked at; where two uids of nearly equal high halves meet, or rows repeat, all keys are sorted.
+    """
+    bits = _U64(int(visit.max(initial=0)).bit_length())
+    order = np.argsort((hi >> bits << bits) | visit)
+    hi_, lo_, visit_ = hi[order], lo[order], visit[order]
+    same_hi, same_lo = hi_[1:] == hi_[:-1], lo_[1:] == lo_[:-1]
+    ascends = (hi_[1:] > hi_[:-1]) | (same_hi & ((lo_[1:] > lo_[:-1]) | (same_lo & (visit_[1:] > visit_[:-1]))))
+    return order if ascends.all() else np.lexsort((visit, lo, hi))
+
+
 def run_starts(hi: NDArray[np.uint64], lo: NDArray[np.uint64]) -> NDArray[np.int64]:
     """First row of each run of equal uids, in a table sorted by uid."""
     if len(hi) == 0:

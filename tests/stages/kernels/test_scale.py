@@ -78,3 +78,17 @@ def test_quantiles_place_values_close_to_their_rank_and_add_up():
     counts = Quantiles.count(values[:1234]) + Quantiles.count(values[1234:])
     place = Quantiles(counts).place(values)
     assert place == pytest.approx((rankdata(values) - 0.5) / 5000, abs=0.005)
+
+
+@given(ROWS, st.sampled_from([0, -5, 1 << 40]))
+def test_batch_scales_and_sizes_do_not_depend_on_how_rows_are_sorted(rows, far):
+    """Steps too far apart, and scores of another type, take another way to the same numbers."""
+    step = np.asarray([row[0] for row in rows], np.int64)
+    score = np.asarray([row[1] / 3 if row[1] else -0.0 for row in rows], np.float32)
+    spread = np.where(step > 2, step + far, step)
+    packed = batch_scales(step, score)
+    for one, other in zip(packed, batch_scales(spread, score), strict=True):
+        assert np.array_equal(one, other)
+    for one, other in zip(packed, batch_scales(step, score.astype(np.float64)), strict=True):
+        assert np.array_equal(one, other)
+    assert np.array_equal(batch_sizes(spread), batch_sizes(step))

@@ -17,6 +17,7 @@ from stages.kernels.uid import (
     run_starts,
     to_hex,
     to_records,
+    uid_visit_order,
 )
 
 HEX = st.text("0123456789abcdefABCDEF", min_size=1, max_size=32)
@@ -124,3 +125,26 @@ def test_hash_is_keyed_uniform_and_independent_of_the_halves_bits():
 def test_hash_golden():
     values = hash_u64(*halves([0, 1, 2**64, 2**128 - 1]), seed=0)
     assert hashlib.sha256(values.astype("<u8").tobytes()).hexdigest()[:16] == "fb942200a647668f"
+
+
+NEAR = st.tuples(
+    st.sampled_from([0, 1, 2, 3, 5, 1 << 63, (1 << 63) + 1, (1 << 64) - 1]), st.integers(0, 2), st.integers(0, 9)
+)
+
+
+@given(st.lists(NEAR, max_size=40))
+def test_uid_visit_order_equals_sorting_all_keys_for_near_uids_and_repeated_rows(rows):
+    hi, lo, visit = (np.asarray([row[place] for row in rows], np.uint64) for place in range(3))
+    order = uid_visit_order(hi, lo, visit.astype(np.uint16))
+    assert sorted(order.tolist()) == list(range(len(rows)))
+    assert [rows[row] for row in order] == sorted(rows)
+
+
+def test_uid_visit_order_of_many_rows_equals_sorting_all_keys():
+    rng = np.random.default_rng(0)
+    sample = rng.permutation(np.repeat(np.arange(5000), 3))
+    hi, lo = rng.integers(0, 2**64, (2, 5000), np.uint64)[:, sample]
+    visit = np.zeros(15_000, np.uint16)
+    for number in range(5000):
+        visit[sample == number] = [2, 0, 1]
+    assert np.array_equal(uid_visit_order(hi, lo, visit), np.lexsort((visit, lo, hi)))
