@@ -155,18 +155,20 @@ class Engine:
         """Run one task on a single node of a role."""
         return self.map(task, [item], name=name, memory=memory, role=role)[0]
 
-    def await_room(self, bundles: Sequence[dict[str, float]], name: str) -> None:
+    def await_room(self, bundles: Sequence[dict[str, float]], name: str, *, seconds: float | None = None) -> None:
         """Wait until the cluster can hold all these processes at once; an embedded Ray is as it is.
 
         Raises:
-            RunError: nodes did not come within `cluster.wait_for_nodes_seconds`.
+            RunError: nodes did not come within so many seconds, `cluster.wait_for_nodes_seconds` by default.
         """
         if self.address is None:
             return
         self.ensure_ray()
         from cluster.room import await_room
 
-        await_room(bundles, name, self.reporter, seconds=self.config.wait_for_nodes_seconds)
+        await_room(
+            bundles, name, self.reporter, seconds=self.config.wait_for_nodes_seconds if seconds is None else seconds
+        )
 
     def dataset(self, artifact: Artifact, prefix: str, name: str) -> Any:
         """Listed Parquet files of an artifact as a named, lazy Ray Dataset (one block a file)."""

@@ -40,6 +40,11 @@ class Checkpoint:
         """Names under which files were put."""
         return [_name_of(file) for file in self.files]
 
+    @property
+    def world_sizes(self) -> list[int]:
+        """Numbers of ranks that trained up to here, in their order."""
+        return [*self.facts.get("world_sizes", []), self.world_size]
+
     def to_json(self) -> bytes:
         """Canonical JSON with its own digest."""
         body = {"format": FORMAT, **asdict(self)}

@@ -58,6 +58,9 @@ class TrainConfig(Config):
     """Streams of shards that a batch is drawn from; fixed, so that the order does not depend on the ranks."""
     num_workers: int = Field(1, ge=1)
     """Ranks, each one process with a share of the batch."""
+    min_workers: int | None = placement(None, ge=1)
+    """Fewest ranks that training goes on with where the cluster has no room for all; the batch and its order stay, sums
+    differ in their last bits. Without it all are waited for."""
     threads_per_rank: int = Field(1, ge=1)
     """Threads of a rank's arithmetic; sums depend on it in their last bits."""
     loader_threads: int = placement(2, ge=1)
@@ -131,6 +134,23 @@ class TrainConfig(Config):
             )
             lines += [f"{name}: no effect with `method: score`, which learns nothing" for name in learning]
         return lines
+
+    @model_validator(mode="after")
+    def _fewest_of_all(self) -> "TrainConfig":
+        if self.min_workers is not None and self.min_workers > self.num_workers:
+            raise ValueError(f"min_workers ({self.min_workers}) is above num_workers ({self.num_workers})")
+        return self
+
+    def with_ranks(self, world_size: int) -> "TrainConfig":
+        """The same training by fewer ranks: each takes more pieces of the same size, so that its memory stays."""
+        assert self.num_workers % world_size == 0
+        return self.model_copy(update={"accumulation": self.accumulation * self.num_workers // world_size})
+
+    @property
+    def world_sizes(self) -> list[int]:
+        """Numbers of ranks that may train, largest first; each divides `num_workers`, so that lanes stay whole."""
+        fewest = self.min_workers or self.num_workers
+        return [size for size in range(self.num_workers, fewest - 1, -1) if self.num_workers % size == 0]
 
     @property
     def local_batch_size(self) -> int:

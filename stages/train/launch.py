@@ -9,6 +9,7 @@ import tempfile
 import threading
 import uuid
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, TypeVar
 
 from pipeline.engine import Engine
@@ -24,6 +25,8 @@ from stages.train.spec import TrainSpec
 Value = TypeVar("Value")
 
 _JOIN_SECONDS = 0.5
+_ALL_SECONDS = 60.0
+"""How long all ranks are waited for where fewer may train."""
 
 
 def launch(spec: TrainSpec, engine: Engine, reporter: Reporter) -> None:
@@ -43,9 +46,9 @@ def launch(spec: TrainSpec, engine: Engine, reporter: Reporter) -> None:
     with time_to_save(engine.config.grace_seconds) as told, progress_shown(spec, reporter, told) as board:
         losses = 0
         while not told.is_set():
-            engine.await_room([_rank_bundle(spec, engine)] * spec.config.num_workers, spec.name)
+            size = _world_size(spec, engine, reporter)
             try:
-                notice = _fit(spec, board, _rank_bundle(spec, engine))
+                notice = _fit(spec, board, size, _rank_bundle(spec, engine))
             except NodeTakenError as taken:
                 reporter.say(f"{spec.name}: a node was taken away ({taken}); {_going_on(spec)}")
             except RankLostError as lost:
@@ -112,6 +115,30 @@ def _rank(config: dict[str, Any]) -> int:
     return int(train(spec, ranks, device, BoardProgress(config["board"], first=ranks.rank == 0)))
 
 
+def _world_size(spec: TrainSpec, engine: Engine, reporter: Reporter) -> int:
+    """How many ranks there is room for, in the end the fewest that may train.
+
+    Raises:
+        RunError: not even for those, within `cluster.wait_for_nodes_seconds`.
+    """
+    bundle, sizes = _rank_bundle(spec, engine), spec.config.world_sizes
+    chosen = sizes[-1]
+    for size in sizes[:-1]:
+        # All ranks are worth a wait; what lies between all and the fewest only counts if it is there.
+        wait = min(_ALL_SECONDS, engine.config.wait_for_nodes_seconds) if size == sizes[0] else 0.0
+        try:
+            engine.await_room([bundle] * size, spec.name, seconds=wait)
+        except RunError:
+            continue
+        chosen = size
+        break
+    else:
+        engine.await_room([bundle] * chosen, spec.name)
+    if chosen < sizes[0]:
+        reporter.say(f"{spec.name}: {chosen} of {sizes[0]} ranks, as there is no room for all")
+    return chosen
+
+
 def _rank_bundle(spec: TrainSpec, engine: Engine) -> dict[str, float]:
     """What one rank reserves."""
     config = spec.config
@@ -120,7 +147,7 @@ def _rank_bundle(spec: TrainSpec, engine: Engine) -> dict[str, float]:
     return engine.config.trainers.bundle(num_cpus=config.threads_per_rank)
 
 
-def _fit(spec: TrainSpec, board: Any, bundle: dict[str, float]) -> Notice:
+def _fit(spec: TrainSpec, board: Any, size: int, bundle: dict[str, float]) -> Notice:
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
 
@@ -130,10 +157,8 @@ def _fit(spec: TrainSpec, board: Any, bundle: dict[str, float]) -> Notice:
     with tempfile.TemporaryDirectory(prefix="gradsieve-train-") as scratch:
         trainer = TorchTrainer(
             rank,
-            train_loop_config={"spec": spec, "board": board},
-            scaling_config=ScalingConfig(
-                num_workers=config.num_workers, use_gpu=config.use_gpu, resources_per_worker=bundle
-            ),
+            train_loop_config={"spec": replace(spec, config=config.with_ranks(size)), "board": board},
+            scaling_config=ScalingConfig(num_workers=size, use_gpu=config.use_gpu, resources_per_worker=bundle),
             # Checkpoints are ours: a run of Ray's never resumes, so each has a new name and nothing worth keeping.
             run_config=RunConfig(
                 name=f"gradsieve-{uuid.uuid4().hex}",

@@ -12,6 +12,7 @@ import torch.distributed as dist
 from torch import nn
 
 from pipeline.artifact import FileEntry, parquet_bytes
+from stages.formats.ledger import LEDGER
 from stages.models.weights import CONFIG_NAME, load_state, model_files, save_state
 from stages.train.checkpoint import Checkpoint, CheckpointStore, dump_state
 from stages.train.checkpoint import load_state as load_training_state
@@ -62,14 +63,20 @@ def find_checkpoint(spec: TrainSpec, ranks: Ranks) -> Resumed:
         checks=tuple(found.facts["checks"]),
         epochs=found.facts["epochs"],
         ledger=found.ledger,
-        uncut=_uncut(store, found, ranks.rank),
+        uncut=_uncut(store, found, ranks),
     )
 
 
-def _uncut(store: CheckpointStore, found: Checkpoint, rank: int) -> Uncut | None:
+def _uncut(store: CheckpointStore, found: Checkpoint, ranks: Ranks) -> Uncut | None:
+    """What this rank goes on with; where the number of ranks has changed, what those scored whose place it takes."""
     if "uncut_from" not in found.facts:
         return None
-    return Uncut(int(found.facts["uncut_from"]), found.step - 1, store.read(found, uncut_name(rank)))
+    old, new = found.world_size, ranks.world_size
+    parts = [store.read(found, uncut_name(rank)) for rank in range(old) if rank * new // old == ranks.rank]
+    if len(parts) != 1:
+        tables = [LEDGER.empty_table(), *(pq.read_table(io.BytesIO(part), schema=LEDGER) for part in parts)]
+        parts = [parquet_bytes(pa.concat_tables(tables).combine_chunks().sort_by("step"))]
+    return Uncut(int(found.facts["uncut_from"]), found.step - 1, parts[0])
 
 
 class Saver:
@@ -80,6 +87,8 @@ class Saver:
         self._spec, self._ranks = spec, ranks
         self._store = CheckpointStore(spec.output)
         self._epochs = dict(resumed.epochs)
+        before = resumed.checkpoint.world_sizes if resumed.checkpoint is not None else []
+        self._before = before[:-1] if before[-1:] == [ranks.world_size] else before
         self._ledger = list(resumed.ledger)
 
     def save(
@@ -113,7 +122,9 @@ class Saver:
         self._ledger += [part for part in parts if part is not None]
         if self._ranks.rank == 0:
             files = self._put(step, model, optimizer, history)
-            more = {} if uncut is None else {"uncut_from": uncut.first_step}
+            more: dict[str, Any] = {} if uncut is None else {"uncut_from": uncut.first_step}
+            if self._before:
+                more["world_sizes"] = self._before
             if cursor[1] == 0:
                 self._epochs[str(cursor[0])] = asdict(files[0])
             self._store.commit(

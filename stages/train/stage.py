@@ -156,7 +156,7 @@ class TrainStage(Stage[TrainConfig]):
             "epochs": len(final.facts["epochs"]),
             "steps": final.step,
             "batch_size": config.batch_size,
-            "world_size": config.num_workers,
+            "world_size": sizes[0] if len(sizes := final.world_sizes) == 1 else sizes,
             "lanes": config.lanes,
             "samples": final.facts["num_samples"],
             "samples_seen": samples_trained(config, final),
