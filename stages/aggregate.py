@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial, reduce
+from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -14,11 +14,10 @@ from pipeline.errors import RunError, UserError
 from pipeline.schema import DECISIONS, SCORES, VOTES, Schema
 from pipeline.stage import Size, Stage, StageContext, StagePlan, StageResult
 from stages.aggregate_config import AggregateConfig
-from stages.kernels.buckets import bucket_groups, bucket_path, check_same_cut, planned_buckets
-from stages.kernels.patterns import ALL_ABSTAIN, VoteCounts, count_votes, one_hot, pack, unpack
-from stages.kernels.radix import NUM_BINS
+from stages.aggregate_counts import Source, Tally, count_all, mean_scores
+from stages.kernels.buckets import bucket_path, check_same_cut, planned_buckets
+from stages.kernels.patterns import ALL_ABSTAIN, VoteCounts, by_pattern, one_hot, pack, unpack
 from stages.kernels.scale import Quantiles, Scale, unit_interval
-from stages.kernels.score_values import by_sample, scaled_scores
 from stages.kernels.uid import positions
 
 if TYPE_CHECKING:
@@ -26,10 +25,7 @@ if TYPE_CHECKING:
 
 __all__ = ["AggregateConfig", "AggregateStage"]
 
-MAX_PATTERNS = 1 << 16
-"""Distinct vote patterns up to which they are counted one by one on the driver."""
 _SHOWN_PATTERNS = 64
-_GROUPS = 64
 _PRIOR_BOUNDS = 0.01, 0.99
 _UID = ("uid_hi", "uid_lo")
 
@@ -59,9 +55,7 @@ class AggregateStage(Stage[AggregateConfig]):
         method = self._method(context, voters)
         sources = _sources(voters, scores)
 
-        groups = bucket_groups(1 << bits, _GROUPS)
-        task = partial(_tally, votes, [voter["name"] for voter in voters], sources)
-        tally = reduce(_Tally.__add__, context.engine.map(task, groups, name="aggregate: counts", weigh=len))
+        tally = count_all(context.engine, votes, sources)
         prior = self._prior(context, tally.votes)
         fitted = None
         if method == "label_model":
@@ -117,40 +111,12 @@ class AggregateStage(Stage[AggregateConfig]):
 
 
 @dataclass(frozen=True)
-class _Source:
-    """One selector's score table and the scale on which its mean is taken."""
-
-    selector: str
-    table: Artifact
-    scale: Scale
-    votes: bool
-
-
-@dataclass(frozen=True)
-class _Tally:
-    """Exact sums over buckets."""
-
-    votes: VoteCounts
-    patterns: tuple[NDArray[np.uint64], NDArray[np.int64]] | None
-    """Distinct patterns and their rows; None once there are too many."""
-    quantiles: Mapping[str, Quantiles]
-    """Of the mean scores of the raw-scaled selectors that vote."""
-
-    def __add__(self, other: "_Tally") -> "_Tally":
-        merged = None
-        if self.patterns and other.patterns:
-            merged = _merge(*(np.concatenate(pair) for pair in zip(self.patterns, other.patterns, strict=True)))
-        quantiles = {name: Quantiles(own.counts + other.quantiles[name].counts) for name, own in self.quantiles.items()}
-        return _Tally(self.votes + other.votes, merged, quantiles)
-
-
-@dataclass(frozen=True)
 class _Decide:
     """All that a bucket's decisions follow from."""
 
     votes: Artifact
     voters: Sequence[str]
-    sources: Sequence[_Source]
+    sources: Sequence[Source]
     quantiles: Mapping[str, Quantiles]
     method: str
     prior: float
@@ -165,58 +131,16 @@ class _Decide:
         return np.where(cast > 0, keep / np.maximum(cast, 1), self.prior)
 
 
-def _sources(voters: Sequence[Mapping[str, Any]], scores: Mapping[str, Artifact]) -> list[_Source]:
+def _sources(voters: Sequence[Mapping[str, Any]], scores: Mapping[str, Artifact]) -> list[Source]:
     voting: dict[str, Scale] = {voter["selector"]: voter["scale"] for voter in voters}
     return [
-        _Source(name, table, voting[name] if name in voting else _default_scale(table), name in voting)
+        Source(name, table, voting[name] if name in voting else _default_scale(table), name in voting)
         for name, table in sorted(scores.items())
     ]
 
 
 def _default_scale(table: Artifact) -> Scale:
     return "batch_rank" if "rank" in table.schema(table.files("bucket-")[0].path).names else "raw"
-
-
-def _mean_scores(source: _Source, bucket: int) -> tuple[NDArray[np.uint64], NDArray[np.uint64], NDArray[np.float32]]:
-    """Mean scaled score of each scored sample of a bucket: uid halves and means, in uid order."""
-    columns = {"batch_rank": ["rank"], "batch_z": ["z"], "weight": ["weight", "batch"], "raw": ["score"]}[source.scale]
-    table = source.table.read_table(bucket_path(bucket), [*_UID, "visit", *columns])
-    try:
-        rows, means = by_sample(table, scaled_scores(table, source.scale), "mean")
-    except ValueError as error:
-        where = source.table.uri(bucket_path(bucket))
-        raise RunError("a score table holds what cannot be averaged", where=where, found=error) from error
-    return table["uid_hi"].to_numpy()[rows], table["uid_lo"].to_numpy()[rows], means
-
-
-def _tally(votes: Artifact, voters: Sequence[str], sources: Sequence[_Source], buckets: Sequence[int]) -> _Tally:
-    return reduce(_Tally.__add__, (_tally_bucket(votes, voters, sources, bucket) for bucket in buckets))
-
-
-def _tally_bucket(votes: Artifact, voters: Sequence[str], sources: Sequence[_Source], bucket: int) -> _Tally:
-    table = votes.read_table(bucket_path(bucket), list(voters))
-    packed = pack([table[name].to_numpy() for name in voters])
-    patterns, counts = np.unique(packed, return_counts=True)
-    quantiles = {
-        source.selector: Quantiles(
-            Quantiles.count(means) if len(means := _mean_scores(source, bucket)[2]) else np.zeros(NUM_BINS, np.int64)
-        )
-        for source in sources
-        if source.votes and source.scale == "raw"
-    }
-    kept = (patterns, counts) if len(patterns) <= MAX_PATTERNS else None
-    return _Tally(count_votes(patterns, counts, len(voters)), kept, quantiles)
-
-
-def _merge(
-    patterns: NDArray[np.uint64], counts: NDArray[np.int64]
-) -> tuple[NDArray[np.uint64], NDArray[np.int64]] | None:
-    distinct, inverse = np.unique(patterns, return_inverse=True)
-    if len(distinct) > MAX_PATTERNS:
-        return None
-    merged = np.zeros(len(distinct), np.int64)
-    np.add.at(merged, inverse, counts)
-    return distinct, merged
 
 
 def _fit(config: AggregateConfig, seed: int, prior: float, counts: VoteCounts) -> "FittedLabelModel":
@@ -234,7 +158,7 @@ def _write(decide: _Decide, output: ArtifactWriter, bucket: int) -> tuple[FileEn
     columns: dict[str, Any] = {}
     total, parts = np.zeros(len(uid_hi)), np.zeros(len(uid_hi), np.int64)
     for source in decide.sources:
-        hi, lo, means = _mean_scores(source, bucket)
+        hi, lo, means = mean_scores(source, bucket)
         rows = positions(uid_hi, uid_lo, hi, lo)
         if (rows < 0).any():
             raise RunError("scores of samples without votes", where=source.table.uri(bucket_path(bucket)))
@@ -245,11 +169,10 @@ def _write(decide: _Decide, output: ArtifactWriter, bucket: int) -> tuple[FileEn
             total[rows] += unit_interval(means, source.scale, decide.quantiles.get(source.selector))
             parts[rows] += 1
     mean_score = total / np.maximum(parts, 1)
-    distinct, inverse = np.unique(pattern, return_inverse=True)
     if decide.method == "mean_score":
         p_keep = np.where(parts > 0, mean_score, decide.prior).astype(np.float32)
     else:
-        p_keep = decide.p_keep(distinct).astype(np.float32)[inverse]
+        p_keep = by_pattern(pattern, len(decide.voters), lambda distinct: decide.p_keep(distinct).astype(np.float32))
     decided = {"uid_hi": uid_hi, "uid_lo": uid_lo, "p_keep": p_keep, "pattern": pattern}
     decided["mean_score"] = pa.array(mean_score.astype(np.float32), mask=parts == 0)
     entry = output.put_table(bucket_path(bucket), pa.table({**decided, **columns}))
@@ -277,7 +200,7 @@ def _diagnose(
     return described
 
 
-def _common_patterns(decide: _Decide, tally: _Tally) -> list[dict[str, Any]] | None:
+def _common_patterns(decide: _Decide, tally: Tally) -> list[dict[str, Any]] | None:
     """The most frequent vote patterns with their probability."""
     if tally.patterns is None:
         return None

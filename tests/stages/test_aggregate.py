@@ -9,6 +9,7 @@ from pipeline.artifact import ArtifactWriter
 from pipeline.errors import UserError
 from pipeline.stage import Size, StageResult
 from pipeline.storage import Storage
+from stages import aggregate_counts
 from stages.aggregate import AggregateConfig, AggregateStage
 from stages.binarize import BinarizeConfig, BinarizeStage, VoterConfig
 from tests.artifacts import commit, run_stage
@@ -247,3 +248,15 @@ def test_aggregate_plan_memory_does_not_grow_with_the_pool():
     plans = [AggregateStage(AggregateConfig()).plan({"votes": Size(n, n)}, RATES) for n in (2**24, 2**30)]
     assert plans[0].peak_task_bytes == plans[1].peak_task_bytes < 2**30
     assert plans[1].output.rows == 2**30
+
+
+def test_decisions_of_more_patterns_than_are_held_are_the_same_but_for_how_many_there_are(tmp_path, monkeypatch):
+    _, matrix = noisy_votes()
+    votes, _, _ = make_votes(tmp_path / "votes", matrix, bits=3)
+    monkeypatch.setattr(aggregate_counts, "_GROUPS", 2)
+    whole = aggregate(tmp_path / "whole", votes, AggregateConfig(steps=20))
+    monkeypatch.setattr(aggregate_counts, "_HELD_PATTERNS", 5)
+    cut = aggregate(tmp_path / "cut", votes, AggregateConfig(steps=20))
+    assert read_all(cut).equals(read_all(whole))
+    assert {**whole.summary, "patterns": None} == dict(cut.summary)
+    assert whole.summary["patterns"] == len({tuple(row) for row in matrix.tolist()})

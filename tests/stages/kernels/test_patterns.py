@@ -4,7 +4,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from stages.kernels.patterns import ALL_ABSTAIN, MAX_VOTERS, count_votes, one_hot, pack, unpack
+from stages.kernels import patterns as kernel
+from stages.kernels.patterns import (
+    ALL_ABSTAIN,
+    MAX_VOTERS,
+    by_pattern,
+    count_votes,
+    distinct_patterns,
+    one_hot,
+    pack,
+    unpack,
+)
 
 MATRICES = st.integers(1, MAX_VOTERS).flatmap(
     lambda m: arrays(np.int8, st.tuples(st.integers(1, 20), st.just(m)), elements=st.integers(-1, 1))
@@ -54,3 +64,38 @@ def test_count_votes_adds_up_over_partitions(votes, cut):
 
 def test_one_hot_leaves_abstentions_empty():
     assert one_hot(np.asarray([[-1, 0, 1]], np.int8)).tolist() == [[0, 0, 1, 0, 0, 1]]
+
+
+@pytest.mark.parametrize("table_voters", [0, 40])
+@given(arrays(np.int8, st.tuples(st.integers(1, 30), st.integers(1, 4)), elements=st.integers(-1, 1)))
+def test_distinct_patterns_by_table_or_by_sorting_equal_unique(table_voters, votes):
+    packed = pack(list(votes.T))
+    weights = np.arange(1, len(packed) + 1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(kernel, "_TABLE_VOTERS", table_voters)
+        distinct, counts = distinct_patterns(packed, votes.shape[1])
+        weighted = distinct_patterns(packed, votes.shape[1], weights)
+        values = by_pattern(packed, votes.shape[1], lambda each: (each / 3).astype(np.float32))
+    expected, times = np.unique(packed, return_counts=True)
+    assert np.array_equal(distinct, expected)
+    assert np.array_equal(counts, times)
+    assert np.array_equal(weighted[0], expected)
+    assert weighted[1].tolist() == [int(weights[packed == each].sum()) for each in expected]
+    assert np.array_equal(values, (packed / 3).astype(np.float32))
+
+
+def test_pack_and_count_do_not_depend_on_blocks(monkeypatch):
+    votes = np.random.default_rng(0).integers(-1, 2, (1000, 5)).astype(np.int8)
+    whole, counted = pack(list(votes.T)), count(votes)
+    monkeypatch.setattr(kernel, "_BLOCK", 7)
+    assert np.array_equal(pack(list(votes.T)), whole)
+    blocks = count(votes)
+    for name in ("rows", "voted", "cooccurrence", "overlap", "conflict"):
+        assert np.array_equal(getattr(blocks, name), getattr(counted, name))
+
+
+def test_by_pattern_asks_once_for_each_pattern_that_occurs():
+    asked = []
+    packed = pack([np.asarray([1, 1, 0, -1], np.int8), np.asarray([0, 0, 0, 1], np.int8)])
+    by_pattern(packed, 2, lambda each: asked.append(each.tolist()) or each.astype(np.float32))
+    assert asked == [sorted(set(packed.tolist()))]
