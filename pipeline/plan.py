@@ -22,11 +22,24 @@ class PlannedNode:
     done: bool
     plan: StagePlan
 
+    def cpu_hours(self, rates: RatesConfig) -> float:
+        """Cores that compute or wait: for the store, by requests, and for Ray, by tasks."""
+        traffic = self.plan.traffic
+        waiting = (traffic.gets + traffic.puts) * rates.seconds_per_request
+        return self.plan.cpu_hours + (waiting + self.plan.partitions * rates.seconds_per_task) / 3600
+
     def usd(self, rates: RatesConfig) -> float:
-        """Cost of what is still to do."""
+        """Cost of what is still to do; keeping the results is not in it."""
         if self.done:
             return 0.0
-        return self.plan.gpu_hours * rates.usd_per_gpu_hour + self.plan.cpu_hours * rates.usd_per_cpu_hour
+        hours = self.plan.gpu_hours * rates.usd_per_gpu_hour + self.cpu_hours(rates) * rates.usd_per_cpu_hour
+        gets, puts = self.plan.traffic.gets / 1e6, self.plan.traffic.puts / 1e6
+        return hours + gets * rates.usd_per_million_gets + puts * rates.usd_per_million_puts
+
+    @property
+    def written(self) -> int:
+        """Bytes put, those between two passes among them."""
+        return self.plan.output.bytes + self.plan.private_bytes
 
 
 def make_plan(graph: Graph, done: Mapping[str, Artifact], rates: RatesConfig) -> list[PlannedNode]:
@@ -37,7 +50,7 @@ def make_plan(graph: Graph, done: Mapping[str, Artifact], rates: RatesConfig) ->
         inputs = {role: sizes[source] for role, source in node.inputs.items()}
         plan = graph.stages[node.name].plan(inputs, rates.model_dump())
         artifact = done.get(node.name)
-        sizes[node.name] = _size_of(artifact) if artifact is not None else plan.output
+        sizes[node.name] = size_of(artifact) if artifact is not None else plan.output
         lines.append(PlannedNode(node.name, artifact is not None, plan))
     return lines
 
@@ -63,21 +76,26 @@ def check_limits(lines: list[PlannedNode], limits: LimitsConfig, rates: RatesCon
 
 def plan_table(lines: list[PlannedNode], rates: RatesConfig) -> Table:
     """The plan as people read it, stage by stage."""
-    table = Table(title="plan", title_justify="left", box=SIMPLE_HEAD)
-    for column in ("stage", "state", "rows", "writes", "tasks", "memory a task", "steps", "GPU h", "USD", "note"):
-        text = column in ("stage", "state", "note")
-        table.add_column(column, justify="left" if text else "right", no_wrap=column != "note")
+    table = Table(title="plan", title_justify="left", box=SIMPLE_HEAD, padding=(0, 1), pad_edge=False)
+    texts = ("stage", "state", "note")
+    numbers = ("rows", "reads", "writes", "requests", "tasks", "a task", "driver", "steps", "GPU h", "CPU h", "USD")
+    for column in (*texts[:2], *numbers, *texts[2:]):
+        table.add_column(column, justify="left" if column in texts else "right", no_wrap=column != "note")
     for line in lines:
         plan = line.plan
         table.add_row(
             line.name,
             "done" if line.done else "to run",
             f"{plan.output.rows:,}",
-            human_bytes(plan.output.bytes),
+            human_bytes(plan.traffic.read_bytes),
+            human_bytes(line.written),
+            human_count(plan.traffic.gets + plan.traffic.puts),
             f"{plan.partitions:,}",
             human_bytes(plan.peak_task_bytes) if plan.peak_task_bytes else "",
+            human_bytes(plan.driver_bytes) if plan.driver_bytes else "",
             f"{plan.steps:,}" if plan.steps is not None else "",
             f"{plan.gpu_hours:,.1f}" if plan.gpu_hours else "",
+            f"{line.cpu_hours(rates):,.1f}" if line.cpu_hours(rates) >= 0.05 else "",
             f"{line.usd(rates):,.2f}" if line.usd(rates) >= 0.005 else "",
             plan.note,
         )
@@ -87,14 +105,28 @@ def plan_table(lines: list[PlannedNode], rates: RatesConfig) -> Table:
 def plan_totals(lines: list[PlannedNode], rates: RatesConfig) -> str:
     """What is still to do, in one line that fits any terminal's wrapping."""
     todo = [line for line in lines if not line.done]
-    written = sum(line.plan.output.bytes for line in todo)
+    written = sum(line.written for line in todo)
     memory = max((line.plan.peak_task_bytes for line in todo), default=0)
+    driver = max((line.plan.driver_bytes for line in todo), default=0)
+    requests = sum(line.plan.traffic.gets + line.plan.traffic.puts for line in todo)
+    usd, month = sum(line.usd(rates) for line in lines), written / 1e12 * rates.usd_per_tb_month
     return (
-        f"to run: {len(todo)} of {len(lines)} stages; writes {human_bytes(written)}, "
-        f"at most {human_bytes(memory)} of memory a task, "
-        f"{sum(line.plan.gpu_hours for line in todo):,.1f} GPU hours, "
-        f"{sum(line.plan.cpu_hours for line in todo):,.1f} CPU hours, {sum(line.usd(rates) for line in lines):,.2f} USD"
+        f"to run: {len(todo)} of {len(lines)} stages; reads "
+        f"{human_bytes(sum(line.plan.traffic.read_bytes for line in todo))}, writes {human_bytes(written)}, "
+        f"{human_count(requests)} requests, at most {human_bytes(memory)} of memory a task and {human_bytes(driver)} "
+        f"in the driver, {sum(line.plan.gpu_hours for line in todo):,.1f} GPU hours, "
+        f"{sum(line.cpu_hours(rates) for line in todo):,.1f} CPU hours, {usd:,.2f} USD; "
+        f"keeping it all costs {month:,.2f} USD a month"
     )
+
+
+def human_count(number: float) -> str:
+    """A number with a decimal unit, three digits."""
+    for unit in ("", " k", " M"):
+        if number < 1000:
+            return f"{number:.3g}{unit}"
+        number /= 1000
+    return f"{number:.3g} G"
 
 
 def human_bytes(number: float) -> str:
@@ -106,8 +138,10 @@ def human_bytes(number: float) -> str:
     return f"{number:.3g} PB"
 
 
-def _size_of(artifact: Artifact) -> Size:
+def size_of(artifact: Artifact) -> Size:
+    """The true size of what is there, as a plan takes it."""
     counts = artifact.manifest.counts
     files = artifact.manifest.files
     rows = counts.out if counts is not None else sum(file.rows for file in files)
-    return Size(rows, sum(file.bytes for file in files))
+    bits = artifact.summary.get("bucket_bits")
+    return Size(rows, sum(file.bytes for file in files), None if bits is None else 1 << int(bits))

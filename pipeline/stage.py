@@ -11,6 +11,7 @@ from pipeline.engine import Engine
 from pipeline.progress import Reporter
 from pipeline.schema import Schema
 from pipeline.storage import Stat, Storage
+from pipeline.traffic import Traffic
 
 ConfigT = TypeVar("ConfigT", bound=Config)
 
@@ -42,6 +43,8 @@ class Size:
 
     rows: int
     bytes: int
+    buckets: int | None = None
+    """Uid buckets of its tables, where they are known to differ from what so many rows usually have."""
 
 
 @dataclass(frozen=True)
@@ -50,11 +53,21 @@ class StagePlan:
 
     output: Size
     partitions: int = 1
+    """Tasks in all passes together, or ranks."""
     peak_task_bytes: int = 0
     steps: int | None = None
     gpu_hours: float = 0.0
     cpu_hours: float = 0.0
+    """Of computing alone; what a task waits for the store comes on top, by its requests."""
     note: str = ""
+    traffic: Traffic = field(default_factory=Traffic)
+    """What is asked of the store."""
+    private_bytes: int = 0
+    """Written besides the output: files between two passes, checkpoints."""
+    driver_bytes: int = 0
+    """What the driver holds at most, descriptions and results of tasks among it."""
+    num_files: int = 1
+    """In the manifest."""
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,8 @@ from pipeline.schema import DECISIONS, SCORES, VOTES, Schema
 from pipeline.stage import Size, Stage, StageContext, StagePlan, StageResult
 from stages.aggregate_config import AggregateConfig
 from stages.aggregate_counts import Source, Tally, count_all, mean_scores
-from stages.kernels.buckets import bucket_path, check_same_cut, planned_buckets
+from stages.aggregate_plan import plan_aggregate
+from stages.kernels.buckets import bucket_path, check_same_cut
 from stages.kernels.patterns import ALL_ABSTAIN, VoteCounts, by_pattern, one_hot, pack, unpack
 from stages.kernels.scale import Quantiles, Scale, unit_interval
 from stages.kernels.uid import positions
@@ -37,13 +38,8 @@ class AggregateStage(Stage[AggregateConfig]):
     gives: ClassVar[Schema] = DECISIONS
 
     def plan(self, inputs: Mapping[str, Size], rates: Mapping[str, float]) -> StagePlan:
-        """Uids, probabilities, patterns and mean scores: about 40 bytes a sample."""
-        rows = inputs["votes"].rows
-        score_rows = sum(size.rows for role, size in inputs.items() if role.startswith("scores"))
-        buckets = planned_buckets(rows)
-        peak = (rows * 120 + score_rows * 48) // buckets
-        hours = 2 * (rows + score_rows) / rates["rows_per_second_per_cpu"] / 3600
-        return StagePlan(Size(rows, rows * 40), partitions=buckets, peak_task_bytes=peak, cpu_hours=hours)
+        """See `plan_aggregate`."""
+        return plan_aggregate(inputs, rates)
 
     def run(self, context: StageContext) -> StageResult:
         """Count, fit, decide."""

@@ -14,8 +14,9 @@ from pipeline.schema import POOL, SCORES, VOTES, Schema
 from pipeline.stage import Size, Stage, StageContext, StagePlan, StageResult
 from stages.binarize_config import BinarizeConfig, Voter, VoterConfig
 from stages.binarize_fit import VoterFit, fit_voters
+from stages.binarize_plan import plan_binarize
 from stages.binarize_values import read_voters
-from stages.kernels.buckets import bucket_path, check_same_cut, planned_buckets
+from stages.kernels.buckets import bucket_path, check_same_cut
 from stages.kernels.patterns import ABSTAIN, DROP, KEEP, MAX_VOTERS
 from stages.kernels.score_values import COLUMNS
 from stages.kernels.uid import positions
@@ -31,16 +32,8 @@ class BinarizeStage(Stage[BinarizeConfig]):
     gives: ClassVar[Schema] = VOTES
 
     def plan(self, inputs: Mapping[str, Size], rates: Mapping[str, float]) -> StagePlan:
-        """Uids do not compress; a vote takes about a quarter of a byte."""
-        pool = inputs["pool"].rows
-        score_rows = sum(size.rows for role, size in inputs.items() if role.startswith("scores"))
-        voters = max(1, round(score_rows / max(1, pool)))
-        buckets = planned_buckets(pool)
-        size = Size(pool, pool * 16 + score_rows // 4)
-        peak = (pool * (16 + voters) + score_rows * 60) // buckets
-        passes = 4  # counts, two refinements, votes
-        hours = passes * score_rows / rates["rows_per_second_per_cpu"] / 3600
-        return StagePlan(size, partitions=buckets, peak_task_bytes=peak, cpu_hours=hours)
+        """See `plan_binarize`."""
+        return plan_binarize(self.config, inputs, rates)
 
     def run(self, context: StageContext) -> StageResult:
         """Find every voter's line, then write the votes."""

@@ -13,8 +13,9 @@ from pipeline.config_base import Config
 from pipeline.errors import UserError
 from pipeline.schema import POOL, SUBSET, Schema
 from pipeline.stage import Size, Stage, StageContext, StagePlan, StageResult
+from pipeline.traffic import writes
 from stages.formats.npy import subset_bytes
-from stages.kernels.buckets import bucket_path
+from stages.kernels.buckets import UID_BYTES, bucket_path, buckets_of_size, planned_pass
 from stages.kernels.radix import Cut, Keys, Request, Search, candidates, histogram
 
 U64 = NDArray[np.uint64]
@@ -32,9 +33,16 @@ class RandomSubsetStage(Stage[Config]):
     gives: ClassVar[Schema] = SUBSET
 
     def plan(self, inputs: Mapping[str, Size], rates: Mapping[str, float]) -> StagePlan:
-        """Sixteen bytes for each uid that is drawn."""
-        del rates
-        return StagePlan(Size(inputs["subset"].rows, 16 * inputs["subset"].rows))
+        """Sixteen bytes for each uid that is drawn; four passes over the pool's uids."""
+        kept, pool = inputs["subset"].rows, inputs["pool"]
+        return StagePlan(
+            Size(kept, UID_BYTES * kept),
+            partitions=4 * buckets_of_size(pool),
+            peak_task_bytes=pool.rows * 60 // buckets_of_size(pool),
+            cpu_hours=pool.rows / rates["select_rows_per_second_per_cpu"] / 3600,
+            traffic=planned_pass(pool, UID_BYTES).times(4) + writes(1),
+            driver_bytes=3 * UID_BYTES * kept,
+        )
 
     def run(self, context: StageContext) -> StageResult:
         """Find the lowest priority that is drawn, then collect the uids above it, bucket by bucket."""

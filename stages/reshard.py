@@ -29,12 +29,11 @@ from stages.formats.uid_set import UidSet
 from stages.kernels.grouping import consecutive_groups
 from stages.kernels.uid import to_hex
 from stages.reshard_config import ReshardConfig
+from stages.reshard_plan import plan_reshard
 
 _SLICE_RECORDS = 16 << 20
 _GROUP_ROWS = 4 << 20
 _MANY_GROUPS = 64
-_RANGE_MEMORY = 400 << 20
-_TAR_OVERHEAD = 1.15
 
 
 @dataclass(frozen=True)
@@ -97,16 +96,8 @@ class ReshardStage(Stage[ReshardConfig]):
         return {"shards": External(self._pool_path, identity=False, suffix=".tar")}
 
     def plan(self, inputs: Mapping[str, Size], rates: Mapping[str, float]) -> StagePlan:
-        """From the sizes of pool and subset."""
-        kept = inputs["subset"].rows
-        size = int(kept * rates["bytes_per_sample"])
-        slice_memory = min(kept, _SLICE_RECORDS) * 32 + min(inputs["pool"].rows, _GROUP_ROWS) * 64
-        return StagePlan(
-            Size(kept, size),
-            partitions=len(balanced_sizes(kept, self.config.shard_size)),
-            peak_task_bytes=max(_RANGE_MEMORY, slice_memory),
-            cpu_hours=size / rates["copy_bytes_per_second_per_cpu"] / 3600,
-        )
+        """See `plan_reshard`."""
+        return plan_reshard(self.config, inputs, rates)
 
     def run(self, context: StageContext) -> StageResult:
         """Find the kept rows, deal them out, copy.

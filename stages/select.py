@@ -21,13 +21,14 @@ from pipeline.storage import Storage, join
 from stages.formats.basic_filter import check_language_model
 from stages.formats.metadata_columns import Reader, TypeTest, check_metadata, is_label, is_number, is_rankable, is_text
 from stages.formats.uid_set import UidSet
-from stages.kernels.buckets import bucket_groups, bucket_path, planned_buckets
+from stages.kernels.buckets import bucket_groups, bucket_path
 from stages.kernels.uid import UID_DTYPE, to_records
 from stages.select_config import DECISION, POOL_COLUMNS, RANDOM, SelectConfig
 from stages.select_cuts import CutFound, Selection, find_cuts
 from stages.select_exclude import read_excluded
 from stages.select_filters import write_filters
 from stages.select_frame import Frame, Sources
+from stages.select_plan import plan_select
 from stages.select_rules import first_failing
 
 __all__ = ["SelectConfig", "SelectStage"]
@@ -87,15 +88,8 @@ class SelectStage(Stage[SelectConfig]):
         check_metadata(external, storage, wanted, Reader("the rule", "select.rule", known))
 
     def plan(self, inputs: Mapping[str, Size], rates: Mapping[str, float]) -> StagePlan:
-        """Uids and a reason for each sample, and 16 bytes for each that is kept."""
-        rows = inputs["pool"].rows
-        buckets = planned_buckets(rows)
-        kept = round(rows * (self.config.final_fraction() or 0.3))
-        text = 400 if self.config.filter_columns() else 0  # captions are read for `basic`
-        peak = rows * (160 + text) // buckets
-        passes = 4  # three for the cuts, one for the reasons
-        hours = passes * rows / rates["rows_per_second_per_cpu"] / 3600
-        return StagePlan(Size(kept, rows * 16 + kept * 16), partitions=buckets, peak_task_bytes=peak, cpu_hours=hours)
+        """See `plan_select`."""
+        return plan_select(self.config, inputs, rates)
 
     def run(self, context: StageContext) -> StageResult:
         """Find the rule's cuts, judge every sample, write reasons and the subset file."""

@@ -12,6 +12,7 @@ from pipeline.artifact import Artifact, ArtifactWriter, Counts, FileEntry, entri
 from pipeline.errors import RunError
 from pipeline.schema import SCORES, Schema
 from pipeline.stage import Size, StageContext, StagePlan, StageResult
+from pipeline.traffic import READ_AHEAD, Traffic, writes
 from stages.formats.ledger import LEDGER, PREFIX, LedgerPartition, partitions, stretches
 from stages.formats.score_parts import (
     BucketPieces,
@@ -21,6 +22,7 @@ from stages.formats.score_parts import (
     pieces_by_bucket,
     split_by_bucket,
 )
+from stages.kernels.buckets import buckets_of_size
 from stages.kernels.scale import batch_scales, batch_sizes
 
 Measure = Literal["score", "loss"]
@@ -37,6 +39,15 @@ LOSS = Schema({**BATCHED.columns, "loss": pa.float32()})
 _BYTES_PER_ROW = 40
 """Of such a table in Parquet."""
 _TASK_BYTES_PER_ROW = 200
+_MERGE_BYTES_PER_ROW = 150
+_LEDGER_BYTES = 34
+"""Of a ledger row in Parquet."""
+_RECORD_BYTES = 46
+"""Of a row between the two passes."""
+_RANKS = 8
+"""Whose files a task opens; where there are more, so are its requests."""
+_PIECE_BYTES = 150
+"""Of what the driver holds of one bucket's rows in one partition: where they are."""
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -96,14 +107,24 @@ class Gathered(NamedTuple):
         }
 
 
-def plan_gathering(training: Size, rates: Mapping[str, float]) -> StagePlan:
-    """Two passes over the rows that training leaves."""
-    rows = training.rows
+def plan_gathering(inputs: Mapping[str, Size], rates: Mapping[str, float]) -> StagePlan:
+    """Two passes over the rows that training leaves, from the sizes of `training` and `pool`."""
+    rows, pool = inputs["training"].rows, inputs["pool"]
+    parts = max(1, -(-rows // MAX_PARTITION_ROWS))
+    buckets = buckets_of_size(pool)
+    pieces = min(parts * buckets, rows)
+    ledger = Traffic(rows * _LEDGER_BYTES, parts * _RANKS + rows * _LEDGER_BYTES // READ_AHEAD)
+    between = rows * _RECORD_BYTES
+    memory = max(min(rows, MAX_PARTITION_ROWS) * _TASK_BYTES_PER_ROW, rows * _MERGE_BYTES_PER_ROW // buckets)
     return StagePlan(
-        Size(rows, rows * _BYTES_PER_ROW),
-        partitions=max(1, -(-rows // MAX_PARTITION_ROWS)),
-        peak_task_bytes=min(rows, MAX_PARTITION_ROWS) * _TASK_BYTES_PER_ROW,
-        cpu_hours=2 * rows / rates["rows_per_second_per_cpu"] / 3600,
+        Size(rows, rows * _BYTES_PER_ROW, buckets),
+        partitions=parts + buckets,
+        peak_task_bytes=memory,
+        cpu_hours=rows / rates["gather_rows_per_second_per_cpu"] / 3600,
+        traffic=ledger + Traffic(between, pieces) + writes(parts + buckets),
+        private_bytes=between,
+        driver_bytes=pieces * _PIECE_BYTES,
+        num_files=buckets,
     )
 
 

@@ -3,6 +3,11 @@
 import itertools
 from collections.abc import Sequence
 
+from pipeline.stage import Size
+from pipeline.traffic import Traffic, tables
+
+UID_BYTES = 16
+"""Of a row's uid, in memory and in a file: uids do not compress."""
 TARGET_ROWS = 2_000_000
 """Rows that a bucket has at most by default (`pool.bucket_rows`)."""
 
@@ -24,6 +29,16 @@ def planned_buckets(rows: int) -> int:
     """Buckets that a plan reckons with for so many rows: a power of two."""
     wanted = max(1, -(-rows // TARGET_ROWS))
     return 1 << (wanted - 1).bit_length()
+
+
+def buckets_of_size(size: Size) -> int:
+    """Buckets of a table that is known, or those that a plan reckons with."""
+    return size.buckets or planned_buckets(size.rows)
+
+
+def planned_pass(size: Size, row_bytes: float, stretches: int = 1) -> Traffic:
+    """One pass over a bucketed table, of whose rows so many bytes are wanted; see `tables`."""
+    return tables(buckets_of_size(size), size.bytes, min(1.0, row_bytes * size.rows / max(1, size.bytes)), stretches)
 
 
 def check_same_cut(bits: int, others: Sequence[tuple[str, int]]) -> None:

@@ -6,6 +6,23 @@ from typing import TypeVar
 Item = TypeVar("Item")
 
 
+_LEAST_BYTES = 16 << 20
+_MOST_BYTES = 2 << 30
+_MANY = 64
+_MOST = 2048
+
+
+def shard_group_bytes(total_bytes: int) -> int:
+    """Bytes of consecutive shards that one task reads, in a pool of so many."""
+    return max(min(total_bytes // _MANY, _MOST_BYTES), _LEAST_BYTES, total_bytes // _MOST)
+
+
+def planned_shard_groups(total_bytes: int, num_shards: int) -> int:
+    """Groups of shards that such a pool will have, nearly."""
+    in_a_group = -(-shard_group_bytes(total_bytes) * num_shards // max(1, total_bytes))  # none is cut
+    return max(1, -(-num_shards // max(1, in_a_group)))
+
+
 def consecutive_groups(items: Iterable[Item], weigh: Callable[[Item], int], target: int) -> list[tuple[Item, ...]]:
     """Groups that weigh at least `target` each, but for the last one; none is cut, an item beyond `target` is alone.
 

@@ -47,9 +47,18 @@ class MetadataRun:
 
 def group_files(files: Sequence[Stat]) -> list[MetadataItem]:
     """Consecutive files, about as many bytes in each group."""
-    target = max(_GROUP_BYTES, sum(stat.bytes for stat in files) // _MAX_GROUPS)
+    target = _group_bytes(sum(stat.bytes for stat in files))
     groups = consecutive_groups(enumerate(files), lambda numbered: numbered[1].bytes, target)
     return [MetadataItem(group[0][0], tuple(stat for _, stat in group)) for group in groups]
+
+
+def planned_groups(total_bytes: int) -> int:
+    """Groups that metadata of so many bytes will have, nearly."""
+    return max(1, -(-total_bytes // _group_bytes(total_bytes)))
+
+
+def _group_bytes(total_bytes: int) -> int:
+    return max(_GROUP_BYTES, total_bytes // _MAX_GROUPS)
 
 
 def metadata_schema(storage: Storage, files: Sequence[Stat]) -> pa.Schema:

@@ -10,17 +10,13 @@ import pyarrow as pa
 from pipeline.artifact import ArtifactWriter, canonical_json, sha256_hex
 from pipeline.schema import ORDER
 from pipeline.storage import Storage, join
-from stages.kernels.grouping import consecutive_groups
+from stages.kernels.grouping import consecutive_groups, shard_group_bytes
 from stages.pool.quarantine import ShardTally, quarantine_table
 from stages.pool.runs import put_run, sort_by_uid
 from stages.pool.scan import POOL_SCHEMA, Check, ShardRef, scan_shard
 
 WORK = "work"
 """Folder of private files inside the artifact."""
-_MIN_GROUP_BYTES = 16 << 20
-_MAX_GROUP_BYTES = 2 << 30
-_MANY_GROUPS = 64
-_MAX_GROUPS = 2048
 
 
 @dataclass(frozen=True)
@@ -58,17 +54,8 @@ class GroupScan:
 
 def group_shards(shards: Sequence[ShardRef]) -> list[tuple[ShardRef, ...]]:
     """Consecutive shards, about as many bytes in each group: the same groups for the same shards, anywhere."""
-    target = _group_bytes(sum(shard.bytes for shard in shards))
+    target = shard_group_bytes(sum(shard.bytes for shard in shards))
     return consecutive_groups(shards, lambda shard: shard.bytes, target)
-
-
-def planned_groups(total_bytes: int) -> int:
-    """Groups that a pool of so many bytes will have, nearly."""
-    return max(1, -(-total_bytes // _group_bytes(total_bytes)))
-
-
-def _group_bytes(total_bytes: int) -> int:
-    return max(min(total_bytes // _MANY_GROUPS, _MAX_GROUP_BYTES), _MIN_GROUP_BYTES, total_bytes // _MAX_GROUPS)
 
 
 def scan_group(

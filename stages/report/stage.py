@@ -10,7 +10,6 @@ from pipeline.artifact import Artifact, canonical_json
 from pipeline.schema import DECISIONS, DOCUMENTS, MODEL, POOL, SCORES, SHARDS, SUBSET, VOTES, Schema
 from pipeline.stage import External, ExternalFiles, Size, Stage, StageContext, StagePlan, StageResult
 from pipeline.storage import Storage, absolute
-from stages.kernels.buckets import planned_buckets
 from stages.report.auc import exact_aucs
 from stages.report.config import ReportConfig
 from stages.report.facts import collect, trainings
@@ -18,13 +17,13 @@ from stages.report.gallery import Shown, Wish, choose, wishes
 from stages.report.page import Card, Content, Gallery, WorstShard, render
 from stages.report.panels import curves
 from stages.report.pictures import read_pictures
+from stages.report.plan import plan_report
 from stages.report.survey import survey
 from stages.report.truth import Truth
 from stages.report.view import Pool, Source
 
 MAX_SHARDS = 10
 """Shards in the table of quarantine."""
-_BYTES_PER_PICTURE = 4_500
 
 
 class ReportStage(Stage[ReportConfig]):
@@ -68,14 +67,8 @@ class ReportStage(Stage[ReportConfig]):
             _truth(external["truth"], storage).check()
 
     def plan(self, inputs: Mapping[str, Size], rates: Mapping[str, float]) -> StagePlan:
-        """Three passes over the uid-keyed tables; the page's size follows from its pictures."""
-        pool = inputs["pool"].rows
-        score_rows = sum(size.rows for role, size in inputs.items() if role.startswith("scores"))
-        buckets = planned_buckets(pool)
-        pictures = self.config.gallery * 4 * _BYTES_PER_PICTURE
-        hours = 3 * (pool + score_rows) / rates.get("rows_per_second_per_cpu", 10e6) / 3600
-        peak = (pool * 140 + score_rows * 40) // buckets
-        return StagePlan(Size(0, 300_000 + pictures), partitions=buckets, peak_task_bytes=peak, cpu_hours=hours)
+        """See `plan_report`."""
+        return plan_report(self.config, inputs, rates)
 
     def run(self, context: StageContext) -> StageResult:
         """Survey, choose samples, compose."""

@@ -21,9 +21,10 @@ from pipeline.errors import RunError
 from pipeline.schema import POOL, SCORES, Schema
 from pipeline.stage import External, ExternalFiles, Size, Stage, StageContext, StagePlan, StageResult
 from pipeline.storage import Storage
+from pipeline.traffic import writes
 from stages.formats.metadata_columns import Reader, TypeTest, check_index, check_metadata
 from stages.formats.score_parts import MergedBucket, put_bucket, record_type
-from stages.kernels.buckets import bucket_path, planned_buckets
+from stages.kernels.buckets import UID_BYTES, bucket_path, buckets_of_size, planned_pass
 
 ConfigT = TypeVar("ConfigT", bound=Config)
 Result = TypeVar("Result")
@@ -33,6 +34,9 @@ SINGLE_VISIT, NO_STEP = 0, -1
 UNSCORED = "no score"
 BYTES_PER_ROW = 22
 """Of a score table in Parquet: uids do not compress."""
+_TEXT_BYTES = 40
+_READ_BYTES = {"is_number": 8, "is_label": 1}
+"""Of a metadata value in Parquet, by its kind."""
 
 
 @dataclass(frozen=True)
@@ -141,10 +145,17 @@ class SelectorStage(Selector[ConfigT]):
 
     def plan(self, inputs: Mapping[str, Size], rates: Mapping[str, float]) -> StagePlan:
         """One pass over the pool's index."""
-        rows = inputs["pool"].rows
-        buckets = planned_buckets(rows)
-        hours = rows / rates["rows_per_second_per_cpu"] / 3600
-        return StagePlan(Size(rows, rows * BYTES_PER_ROW), buckets, rows * 150 // buckets, cpu_hours=hours)
+        pool = inputs["pool"]
+        buckets = buckets_of_size(pool)
+        read = UID_BYTES + sum(_READ_BYTES.get(test.__name__, _TEXT_BYTES) for test in self.metadata_types().values())
+        return StagePlan(
+            Size(pool.rows, pool.rows * BYTES_PER_ROW, buckets),
+            partitions=buckets,
+            peak_task_bytes=pool.rows * 150 // buckets,
+            cpu_hours=pool.rows / rates["column_rows_per_second_per_cpu"] / 3600,
+            traffic=planned_pass(pool, read, stretches=2) + writes(buckets),
+            num_files=buckets,
+        )
 
     def run(self, context: StageContext) -> StageResult:
         """Fit, then score every bucket."""

@@ -11,12 +11,18 @@ from pipeline.config_base import Config
 from pipeline.errors import UserError
 from pipeline.schema import MODEL, POOL, Schema
 from pipeline.stage import External, Size, StageContext, StagePlan, StageResult
+from pipeline.traffic import Traffic, sequential, writes
 from stages.formats.metadata_columns import TypeTest, is_number
 from stages.formats.score_parts import merge_bucket, pieces_by_bucket
+from stages.kernels.buckets import buckets_of_size
 from stages.selectors.base import TABLE, Partition, Scores, SelectorStage
 from stages.selectors.clip_encode import SLICE_ROWS, OrderSlice, score_slice, slices
 
 _TASK_BYTES = 1 << 30
+_RECORD_BYTES = 26
+"""Of a score between the passes."""
+_PIECE_BYTES = 150
+"""Of what the driver holds of one bucket's rows in one slice."""
 
 
 class ClipScoreConfig(Config):
@@ -64,13 +70,26 @@ class ClipScoreSelector(SelectorStage[ClipScoreConfig]):
         plan = super().plan(inputs, rates)
         if self.config.column is not None:
             return plan
-        rows = inputs["pool"].rows
+        rows, buckets = inputs["pool"].rows, buckets_of_size(inputs["pool"])
         tasks = max(1, -(-rows // SLICE_ROWS))
-        if self.config.use_gpu:
-            hours = rows / rates.get("score_samples_per_second_per_gpu", 2700.0) / 3600
-            return StagePlan(plan.output, tasks, _TASK_BYTES, gpu_hours=hours)
-        hours = rows / rates.get("score_samples_per_second_per_cpu", 20.0) / 3600
-        return StagePlan(plan.output, tasks, _TASK_BYTES, cpu_hours=hours)
+        stored = int(rows * rates["bytes_per_sample"])
+        pieces = min(rows, tasks * buckets)
+        traffic = (
+            sequential(tasks, stored) + Traffic(rows * _RECORD_BYTES, pieces + 3 * tasks) + writes(tasks + buckets)
+        )
+        on = "gpu" if self.config.use_gpu else "cpu"
+        hours = rows / rates[f"score_samples_per_second_per_{on}"] / 3600
+        return StagePlan(
+            plan.output,
+            partitions=tasks + buckets,
+            peak_task_bytes=_TASK_BYTES,
+            gpu_hours=hours if self.config.use_gpu else 0.0,
+            cpu_hours=0.0 if self.config.use_gpu else hours,
+            traffic=traffic,
+            private_bytes=rows * _RECORD_BYTES,
+            driver_bytes=pieces * _PIECE_BYTES,
+            num_files=buckets,
+        )
 
     def score(self, partition: Partition, state: Any) -> Scores:
         """The column where it is not null."""

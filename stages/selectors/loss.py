@@ -29,7 +29,7 @@ class LossSelector(Selector[LossConfig]):
 
     def plan(self, inputs: Mapping[str, Size], rates: Mapping[str, float]) -> StagePlan:
         """See `plan_gathering`."""
-        return plan_gathering(inputs["training"], rates)
+        return plan_gathering(inputs, rates)
 
     def run(self, context: StageContext) -> StageResult:
         """Gather the ledger once more, with the loss as what is scored."""

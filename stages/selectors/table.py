@@ -12,12 +12,16 @@ from pipeline.errors import UserError
 from pipeline.schema import POOL, Schema
 from pipeline.stage import External, ExternalFiles, Size, StageContext, StagePlan, StageResult
 from pipeline.storage import Storage
+from pipeline.traffic import Traffic, sequential, writes
 from stages.formats.score_parts import pieces_by_bucket
+from stages.kernels.buckets import UID_BYTES, buckets_of_size, planned_pass
 from stages.selectors.base import BYTES_PER_ROW, Selector
 from stages.selectors.table_read import Columns, Piece, check_header, check_values, merge_rows, pieces_of, split_piece
 
 NOT_IN_POOL = "not in the pool"
 _CHECKED_EARLY = 256 << 20
+_RECORD_BYTES, _PIECE_BYTES = 20, 150
+"""Of a score between the passes; of what the driver holds of one bucket's rows in one piece."""
 
 
 class TableConfig(Config):
@@ -65,9 +69,19 @@ class TableSelector(Selector[TableConfig]):
 
     def plan(self, inputs: Mapping[str, Size], rates: Mapping[str, float]) -> StagePlan:
         """Two passes over the table."""
-        rows = inputs["pool"].rows
-        hours = 2 * rows / rates["rows_per_second_per_cpu"] / 3600
-        return StagePlan(Size(rows, rows * BYTES_PER_ROW), max(1, rows >> 20), 300 << 20, cpu_hours=hours)
+        rows, buckets = inputs["pool"].rows, buckets_of_size(inputs["pool"])
+        pieces = max(1, rows >> 20)
+        traffic = sequential(pieces, rows * BYTES_PER_ROW) + Traffic(rows * _RECORD_BYTES, pieces * buckets)
+        return StagePlan(
+            Size(rows, rows * BYTES_PER_ROW, buckets),
+            partitions=pieces + buckets,
+            peak_task_bytes=300 << 20,
+            cpu_hours=rows / rates["table_rows_per_second_per_cpu"] / 3600,
+            traffic=traffic + planned_pass(inputs["pool"], UID_BYTES) + writes(pieces + buckets),
+            private_bytes=rows * _RECORD_BYTES,
+            driver_bytes=pieces * buckets * _PIECE_BYTES,
+            num_files=buckets,
+        )
 
     def run(self, context: StageContext) -> StageResult:
         """Split the table's row groups by uid prefix, then merge each bucket with the pool's uids."""

@@ -22,7 +22,7 @@ class GatherStage(Stage[Config]):
 
     def plan(self, inputs: Mapping[str, Size], rates: Mapping[str, float]) -> StagePlan:
         """See `plan_gathering`."""
-        return plan_gathering(inputs["training"], rates)
+        return plan_gathering(inputs, rates)
 
     def run(self, context: StageContext) -> StageResult:
         """Split the ledger by uid prefix, then merge each bucket."""

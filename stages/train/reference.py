@@ -56,7 +56,7 @@ class ReferenceStage(Stage[ReferenceConfig]):
         """See `Stage`."""
         batches = -(-self.config.check_samples // self._train.batch_size)
         samples = 3 * batches * self._train.batch_size  # losses with two models, and scores
-        hours = samples / rates.get("score_samples_per_second_per_gpu", 4500.0) / 3600
+        hours = samples / rates["score_samples_per_second_per_gpu"] / 3600
         weights = inputs["weights"].bytes if "weights" in inputs else 0
         return StagePlan(
             output=Size(0, weights),

@@ -16,9 +16,8 @@ from stages.train.config import MimicConfig, TrainConfig
 from stages.train.launch import launch
 from stages.train.loader import LoaderSpec
 from stages.train.mimic_names import mimicked_names, slow_names
+from stages.train.plan import plan_training
 from stages.train.spec import HISTORY, MODEL_CONFIG, WEIGHTS, TrainSpec
-
-_LEDGER_BYTES_A_ROW = 25
 
 
 class TrainStage(Stage[TrainConfig]):
@@ -57,29 +56,8 @@ class TrainStage(Stage[TrainConfig]):
             check_mimicked(self.config)
 
     def plan(self, inputs: Mapping[str, Size], rates: Mapping[str, float]) -> StagePlan:
-        """See `Stage`."""
-        config = self.config
-        rows = inputs["subset"].rows if "subset" in inputs else inputs["pool"].rows if "pool" in inputs else 0
-        steps = planned_steps(config, rows)
-        samples = steps * config.batch_size
-        visits = samples if config.samples_seen is not None else rows * (config.epochs or 1)
-        windows = 2 * config.window * config.lanes // config.num_workers  # samples whose bytes a rank holds
-        ranks = f"{config.num_workers} rank{'s' if config.num_workers > 1 else ''}"
-        scored = "reference" in inputs
-        scoring = config.method == "score"
-        key = "score_samples_per_second_per_gpu" if scoring else "train_samples_per_second_per_gpu"
-        hours = samples / rates.get(key, 2200.0) / 3600
-        unknown = rows == 0 and config.samples_seen is None
-        ledger = visits * _LEDGER_BYTES_A_ROW if scored else 0
-        return StagePlan(
-            output=Size(visits if scored else 0, ledger + planned_model_bytes(config, steps, rows)),
-            partitions=config.num_workers,
-            peak_task_bytes=int(windows * rates.get("bytes_per_sample", 35e3)),
-            steps=None if unknown else steps,
-            gpu_hours=hours if config.use_gpu and not unknown else 0.0,
-            cpu_hours=0.0 if config.use_gpu or unknown else hours * config.num_workers,
-            note="steps depend on how many samples there are" if unknown else f"{config.method}, {ranks}",
-        )
+        """See `plan_training`."""
+        return plan_training(self.config, inputs, rates)
 
     def run(self, context: StageContext) -> StageResult:
         """See `Stage`.
@@ -166,14 +144,6 @@ class TrainStage(Stage[TrainConfig]):
         return StageResult(tuple(files), summary, timings=timings)
 
 
-def planned_model_bytes(config: TrainConfig, steps: int, rows: int) -> int:
-    """Bytes of final and epoch-end weights, and of checkpoints (weights and both of Adam's moments); 0 if unknown."""
-    weights = 4 * (config.model.num_parameters or 0)
-    epochs = config.epochs or (max(1, -(-steps * config.batch_size // rows)) if rows else 1)
-    checkpoints = -(-steps // config.checkpoint_every) if config.checkpoint_every else epochs
-    return weights * (1 + epochs) + 3 * weights * checkpoints
-
-
 def loader_spec(
     config: TrainConfig, pool: Artifact, shards: str, seed: int, samples: tuple[str, ...] = ()
 ) -> LoaderSpec:
@@ -206,13 +176,6 @@ def check_mimicked(config: TrainConfig) -> None:
         from stages.train.mimic import resolve_names  # brings torch: only for names that need the model itself
 
         resolve_names(config.model, config.mimic)
-
-
-def planned_steps(config: TrainConfig, rows: int) -> int:
-    """Steps of a training over so many samples."""
-    if config.samples_seen is not None:
-        return math.ceil(config.samples_seen / config.batch_size)
-    return (config.epochs or 1) * math.ceil(rows / config.batch_size)
 
 
 def samples_trained(config: TrainConfig, final: Checkpoint) -> int:

@@ -10,9 +10,7 @@ from pipeline.engine import ClusterConfig, Engine
 from pipeline.errors import RunError, UserError
 from pipeline.graph import Graph, Node, Place, is_replacing, list_external, upto
 from pipeline.limits import LimitsConfig
-from pipeline.plan import check_limits, human_bytes, make_plan, plan_table, plan_totals
 from pipeline.progress import Reporter
-from pipeline.rates import RatesConfig
 from pipeline.run_record import RunRecord, open_artifacts, read_record
 from pipeline.runner import Runner, check_end_to_end
 from pipeline.stage import External
@@ -216,34 +214,6 @@ def test_end_to_end_check_finds_a_lost_sample() -> None:
         check_end_to_end({"pool": pool, "subset": made("subset", {"kept": 3, "dropped": {"rule": 4}})})
     with pytest.raises(RunError, match="shards do not hold"):
         check_end_to_end({"pool": pool, "subset": subset, "shards": made("shards", {"samples": 2})})
-
-
-def test_plan_costs_what_is_not_done_and_limits_refuse_it(tmp_path: Path) -> None:
-    rates = RatesConfig(usd_per_gpu_hour=3.0, usd_per_cpu_hour=0.1)
-    graph = _graph(tmp_path)
-    lines = make_plan(graph, {}, rates)
-    assert [(line.name, line.done, line.plan.output.rows) for line in lines] == [
-        ("numbers", False, 10),
-        ("even", False, 5),
-    ]
-    assert lines[0].usd(rates) == pytest.approx(2 * 3.0 + 10 * 0.1)
-    check_limits(lines, LimitsConfig(gpu_hours=2.0, usd=7.0), rates)
-    with pytest.raises(UserError, match="beyond its limits") as caught:
-        check_limits(lines, LimitsConfig(usd=6.99), rates)
-    assert "limits.usd" in str(caught.value)
-    with pytest.raises(UserError, match=r"limits\.gpu_hours"):
-        check_limits(lines, LimitsConfig(gpu_hours=1.0), rates)
-    finished = _run(tmp_path)
-    after = make_plan(graph, finished, rates)
-    assert sum(line.usd(rates) for line in after) == 0
-    assert plan_table(after, rates).row_count == 2
-    assert plan_totals(after, rates).startswith("to run: 0 of 2 stages; writes 0 B")
-    assert "2.0 GPU hours, 10.0 CPU hours, 7.00 USD" in plan_totals(lines, rates)
-    check_limits(after, LimitsConfig(usd=0.01), rates)
-
-
-def test_bytes_are_shown_with_a_decimal_unit() -> None:
-    assert [human_bytes(n) for n in (0, 999, 1000, 4.5e12, 2e16)] == ["0 B", "999 B", "1 kB", "4.5 TB", "20 PB"]
 
 
 @pytest.mark.parametrize("name", ["out/even/4.txt", "out/store/numbers/*/n.parquet"])

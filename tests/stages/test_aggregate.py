@@ -7,6 +7,7 @@ from snorkel.labeling.model import LabelModel
 
 from pipeline.artifact import ArtifactWriter
 from pipeline.errors import UserError
+from pipeline.rates import RatesConfig
 from pipeline.stage import Size, StageResult
 from pipeline.storage import Storage
 from stages import aggregate_counts
@@ -18,7 +19,7 @@ from tests.stages.uid_tables import make_pool, make_scores, put_buckets, random_
 N = 800
 
 
-RATES = {"rows_per_second_per_cpu": 1e7}
+RATES = RatesConfig().model_dump()
 
 
 def make_votes(root, matrix, *, bits=0, fraction=0.5, selectors=None):

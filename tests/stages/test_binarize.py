@@ -7,6 +7,7 @@ import pyarrow as pa
 import pytest
 
 from pipeline.errors import RunError, UserError
+from pipeline.rates import RatesConfig
 from pipeline.stage import Size
 from stages.binarize import BinarizeConfig, BinarizeStage, VoterConfig
 from stages.kernels import patterns
@@ -14,7 +15,7 @@ from tests.artifacts import run_stage
 from tests.stages.uid_tables import make_pool, make_scores, random_uids, read_all
 
 N = 600
-RATES = {"rows_per_second_per_cpu": 1e7}
+RATES = RatesConfig().model_dump()
 
 
 @pytest.fixture

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from pipeline.artifact import ArtifactWriter
 from pipeline.config_base import Config
 from pipeline.errors import UserError
+from pipeline.rates import RatesConfig
 from pipeline.stage import Size, StageResult
 from pipeline.storage import Storage
 from stages.evaluate_retrain import RandomSubsetStage, priorities
@@ -105,7 +106,7 @@ def test_each_sample_is_drawn_about_equally_often(tmp_path):
 
 
 def test_plan_is_sixteen_bytes_a_sample():
-    plan = RandomSubsetStage(Config()).plan({"pool": Size(1000, 0), "subset": Size(300, 0)}, {})
+    plan = RandomSubsetStage(Config()).plan({"pool": Size(1000, 0), "subset": Size(300, 0)}, RatesConfig().model_dump())
     assert (plan.output.rows, plan.output.bytes) == (300, 4800)
 
 

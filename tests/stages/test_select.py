@@ -10,6 +10,7 @@ import pytest
 
 from pipeline.artifact import ArtifactWriter
 from pipeline.errors import UserError
+from pipeline.rates import RatesConfig
 from pipeline.stage import Size, StageResult
 from pipeline.storage import Storage
 from stages.kernels.uid import to_hex, to_records
@@ -18,7 +19,7 @@ from tests.artifacts import commit, context, listed, run_stage
 from tests.stages.uid_tables import make_pool, put_buckets, random_uids, read_all
 
 N = 500
-RATES = {"rows_per_second_per_cpu": 1e7}
+RATES = RatesConfig().model_dump()
 
 
 class World:
@@ -334,6 +335,8 @@ def test_select_preflight_refuses_a_broken_exclusion_list(tmp_path):
 
 
 def test_select_plan_memory_does_not_grow_with_the_pool():
-    plans = [SelectStage(SelectConfig()).plan({"pool": Size(n, n)}, RATES) for n in (2**24, 2**30)]
+    plans = [
+        SelectStage(SelectConfig()).plan({"pool": Size(n, n), "decisions": Size(n, n)}, RATES) for n in (2**24, 2**30)
+    ]
     assert plans[0].peak_task_bytes == plans[1].peak_task_bytes < 2**30
     assert plans[0].output.rows == round(0.3 * 2**24)

@@ -11,10 +11,11 @@ from hypothesis import strategies as st
 from pipeline.artifact import ArtifactWriter
 from pipeline.schema import ORDER
 from pipeline.storage import Storage
+from stages.kernels.grouping import planned_shard_groups
 from stages.pool import scan_task
 from stages.pool.quarantine import QUARANTINE
 from stages.pool.scan import POOL_SCHEMA, ShardRef
-from stages.pool.scan_task import GroupScan, group_shards, planned_groups, scan_group
+from stages.pool.scan_task import GroupScan, group_shards, scan_group
 from tests.stages.pool.pools import Pair, pair, shard_bytes, uid_of
 
 
@@ -38,7 +39,7 @@ def test_groups_hold_each_shard_once_in_order(sizes: list[int]) -> None:
 )
 def test_groups_of_equal_shards_are_as_many_as_planned(shards: int, size: int, groups: int) -> None:
     assert len(group_shards(refs([size] * shards))) == groups
-    assert abs(planned_groups(shards * size) - groups) <= groups * 0.03 + 1
+    assert abs(planned_shard_groups(shards * size, shards) - groups) <= groups * 0.03 + 1
 
 
 def scanned(root: Path, pairs: list[Pair], **changes: Any) -> GroupScan:

@@ -9,6 +9,7 @@ import pytest
 from sklearn.metrics import roc_auc_score
 
 from pipeline.errors import UserError
+from pipeline.rates import RatesConfig
 from pipeline.stage import Size
 from pipeline.storage import Storage
 from stages.report.findings import findings
@@ -188,7 +189,7 @@ def test_config_place_of_truth_is_no_part_of_the_identity(finished):
 def test_plan_memory_a_task_does_not_grow_with_the_pool(finished):
     def peak(rows):
         sizes = {"pool": Size(rows, 0), "scores/mimic": Size(5 * rows, 0)}
-        return finished.stage().plan(sizes, {}).peak_task_bytes
+        return finished.stage().plan(sizes, RatesConfig().model_dump()).peak_task_bytes
 
     assert peak(1 << 30) == pytest.approx(peak(1 << 22), rel=0.1)
 

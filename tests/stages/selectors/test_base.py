@@ -9,6 +9,7 @@ from pipeline.artifact import Artifact
 from pipeline.config_base import Config
 from pipeline.engine import Engine
 from pipeline.errors import RunError
+from pipeline.rates import RatesConfig
 from pipeline.schema import SCORES
 from pipeline.stage import Size
 from stages.selectors.base import Partition, Partitions, Scores, SelectorStage
@@ -91,7 +92,7 @@ def test_score_that_is_not_finite_names_selector_and_sample(pool: Artifact, tmp_
 
 def test_plan_is_one_score_a_sample(pool: Artifact) -> None:
     stage = Farthest(FarthestConfig(), name="far", pool_path="")
-    plan = stage.plan({"pool": Size(128_000_000, 1)}, {"rows_per_second_per_cpu": 1e7})
+    plan = stage.plan({"pool": Size(128_000_000, 1)}, RatesConfig().model_dump())
     assert plan.output.rows == 128_000_000
     assert plan.peak_task_bytes < 1 << 30
     assert stage.gives is SCORES

@@ -9,6 +9,7 @@ from pydantic import ValidationError
 
 from pipeline.artifact import Artifact, ArtifactWriter
 from pipeline.errors import RunError, UserError
+from pipeline.rates import RatesConfig
 from pipeline.stage import Size, StageResult
 from pipeline.storage import Storage
 from stages.models.build import build_model, build_tokenizer
@@ -156,10 +157,10 @@ def test_config_wants_one_source() -> None:
 
 
 def test_plan_of_the_reference_counts_the_encoding() -> None:
-    rates = {"rows_per_second_per_cpu": 1e7}
+    rates = RatesConfig().model_dump()
     sizes = {"pool": Size(1_000_000, 1)}
     by_column = selector(column="x").plan(sizes, rates)
     by_model = selector(model="reference").plan(sizes, rates)
     assert by_model.output == by_column.output
     assert by_model.cpu_hours > 100 * by_column.cpu_hours
-    assert by_model.partitions == 123
+    assert by_model.partitions == 123 + 1

@@ -6,6 +6,7 @@ import pyarrow as pa
 import pytest
 from pydantic import ValidationError
 
+from pipeline.rates import RatesConfig
 from pipeline.stage import Size
 from stages.kernels.scale import batch_scales
 from stages.selectors.loss import LossConfig, LossSelector
@@ -52,7 +53,7 @@ def test_loss_takes_pool_and_training() -> None:
     with pytest.raises(ValidationError, match="extra"):
         LossConfig(kind="loss", column="x")
     stage = LossSelector(LossConfig(kind="loss"), name="loss", pool_path="")
-    plan = stage.plan({"pool": Size(10, 1), "training": Size(50, 1)}, {"rows_per_second_per_cpu": 1e7})
+    plan = stage.plan({"pool": Size(10, 1), "training": Size(50, 1)}, RatesConfig().model_dump())
     assert plan.output.rows == 50
     assert set(stage.gives.columns) >= {"rank", "z", "batch", "loss"}
     assert isinstance(stage.gives.columns["loss"], pa.DataType)

@@ -8,6 +8,7 @@ from pydantic import ValidationError
 
 from pipeline.artifact import Artifact
 from pipeline.errors import UserError
+from pipeline.rates import RatesConfig
 from pipeline.stage import Size
 from stages.selectors import table as table_module
 from stages.selectors.table import TableConfig, TableSelector
@@ -161,5 +162,5 @@ def test_config_wants_one_or_two_uid_columns() -> None:
         with pytest.raises(ValidationError, match="one column of text"):
             TableConfig(kind="table", path="x", uid=uid)
     assert TableConfig(kind="table", path="x").roles() == ("pool",)
-    plan = selector(Path("x")).plan({"pool": Size(10, 1)}, {"rows_per_second_per_cpu": 1e7})
+    plan = selector(Path("x")).plan({"pool": Size(10, 1)}, RatesConfig().model_dump())
     assert plan.output.rows == 10

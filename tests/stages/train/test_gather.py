@@ -13,6 +13,7 @@ from pipeline.artifact import Artifact, ArtifactWriter, FileEntry
 from pipeline.config_base import Config
 from pipeline.engine import Engine
 from pipeline.errors import RunError
+from pipeline.rates import RatesConfig
 from pipeline.stage import Size, StageResult
 from pipeline.storage import Storage
 from stages.formats import ledger_gather
@@ -211,9 +212,9 @@ def test_ray_gives_the_same_bytes_and_a_named_dataset_of_the_same_rows(tmp_path:
 
 def test_plan_grows_with_the_rows() -> None:
     plan = GatherStage(Config()).plan(
-        {"pool": Size(10, 1), "training": Size(640_000_000, 1)}, {"rows_per_second_per_cpu": 1e7}
+        {"pool": Size(128_000_000, 1), "training": Size(640_000_000, 1)}, RatesConfig().model_dump()
     )
     assert plan.output.rows == 640_000_000
     assert 20e9 < plan.output.bytes < 30e9
-    assert plan.partitions == 306
-    assert plan.peak_task_bytes < 1 << 30
+    assert plan.partitions == 306 + 64
+    assert plan.peak_task_bytes < 3 << 29

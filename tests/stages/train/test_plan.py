@@ -9,13 +9,15 @@ from pipeline.storage import Storage
 from stages.models.config import ModelConfig
 from stages.train.config import MimicConfig, TrainConfig
 from stages.train.order import Order, num_steps
-from stages.train.stage import TrainStage, costly, planned_steps
+from stages.train.plan import planned_steps
+from stages.train.stage import TrainStage, costly
 from tests.stages.train.test_stage import recipe
 
 RATES = {
     "train_samples_per_second_per_gpu": 1000.0,
     "score_samples_per_second_per_gpu": 4000.0,
     "bytes_per_sample": 1e4,
+    "samples_per_shard": 1e4,
 }
 
 
@@ -39,7 +41,11 @@ def test_plan_of_the_paper_is_sane() -> None:
     assert found.output.bytes >= 12_800_000 * 25
     assert found.gpu_hours == pytest.approx(12_800_000 / 1000 / 3600)
     assert found.cpu_hours == 0
-    assert found.peak_task_bytes == 2 * 1024 * 8 // 8 * 1e4  # two windows of each of a rank's lanes
+    assert (
+        found.peak_task_bytes == 2 * 1024 * 8 // 8 * 1e4 + 1280 * 250
+    )  # two windows of each of a rank's lanes; shards
+    assert found.traffic.read_bytes > 12_800_000 * 1e4
+    assert found.traffic.gets == 12_800_000 // 1024 + 1280, "a window is one request; shards end inside some"
 
 
 def test_plan_without_reference_has_no_rows_and_scoring_has_its_own_rate() -> None:

@@ -192,8 +192,9 @@ def test_plan_counts_three_passes_over_whole_batches() -> None:
     assert (plan.gpu_hours, plan.note) == (0.0, "from train")
     assert plan.cpu_hours == pytest.approx(3 * 1032 / 100 / 3600)  # 86 batches of 12
     gpu = ReferenceStage(reference_config(), pool_path="p", train=recipe(method="mimic", use_gpu=True))
-    assert gpu.plan({}, {}).gpu_hours > 0
-    assert gpu.plan({}, {}).cpu_hours == 0
+    rates = {"score_samples_per_second_per_gpu": 100.0}
+    assert gpu.plan({}, rates).gpu_hours > 0
+    assert gpu.plan({}, rates).cpu_hours == 0
 
 
 def test_placed_reference_changes_with_what_the_check_depends_on() -> None:

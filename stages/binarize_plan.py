@@ -1,0 +1,39 @@
+"""What binarizing would take, from the sizes of pool and score tables."""
+
+from collections.abc import Mapping
+
+from pipeline.stage import Size, StagePlan
+from pipeline.traffic import writes
+from stages.binarize_config import BinarizeConfig
+from stages.kernels.buckets import UID_BYTES, buckets_of_size, planned_pass
+from stages.kernels.radix import planned_search
+
+_GROUPS = 512
+"""Tasks of such a pass at most, where there is one voter; each answers with a histogram a voter."""
+_HISTOGRAM = 512 << 10
+_SCORE_BYTES = 22
+"""Of a score's row as it is read: uid, visit, and the column of its scale."""
+
+
+def plan_binarize(config: BinarizeConfig, inputs: Mapping[str, Size], rates: Mapping[str, float]) -> StagePlan:
+    """Votes by bucket; uids do not compress, a vote takes about a quarter of a byte."""
+    pool = inputs["pool"]
+    tables = {role.removeprefix("scores/"): size for role, size in inputs.items() if role.startswith("scores/")}
+    scores = [tables[name] for name in config.voting(sorted(tables))]
+    score_rows = sum(size.rows for size in scores)
+    voters = max(1, round(score_rows / max(1, pool.rows)))
+    buckets = buckets_of_size(pool)
+    passes = planned_search(score_rows // voters)
+    groups = min(buckets, max(16, _GROUPS // voters))
+    traffic = writes(buckets) + planned_pass(pool, UID_BYTES)
+    for size in scores:
+        traffic += planned_pass(size, _SCORE_BYTES).times(passes + 1)
+    return StagePlan(
+        Size(pool.rows, pool.rows * UID_BYTES + score_rows // 4, buckets),
+        partitions=passes * groups + buckets,
+        peak_task_bytes=(pool.rows * (UID_BYTES + voters) + score_rows * 60) // buckets,
+        cpu_hours=score_rows / rates["binarize_rows_per_second_per_cpu"] / 3600,
+        traffic=traffic,
+        driver_bytes=groups * voters * _HISTOGRAM,
+        num_files=buckets,
+    )
