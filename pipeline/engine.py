@@ -12,6 +12,7 @@ import traceback
 import warnings
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from typing import Annotated, Any, Literal, TypeVar
 from urllib.parse import urlsplit
 
@@ -21,6 +22,7 @@ from pipeline.artifact import Artifact
 from pipeline.config_base import Config, placement
 from pipeline.disk_errors import disk_error
 from pipeline.engine_errors import died_each_time, no_cluster, ray_errors, refuse_hopeless, start_errors_named
+from pipeline.engine_loopback import exposure, loopback_alone
 from pipeline.errors import GradsieveError, RunError
 from pipeline.progress import Reporter
 from pipeline.termination import own_sigterm
@@ -188,6 +190,11 @@ class Engine:
             return None
         return self.config.address or os.environ.get("RAY_ADDRESS") or None
 
+    @property
+    def alone(self) -> bool:
+        """Whether Ray runs embedded in this process, so that all of its processes are on this machine."""
+        return self._embedded and self.address is None
+
     def preflight(self) -> None:
         """Refuse a cluster that does not answer, before any work; Ray itself would try for minutes.
 
@@ -219,13 +226,18 @@ class Engine:
         for key, value in _QUIET.items():
             os.environ.setdefault(key, value)
         warnings.filterwarnings("ignore", module="ray")
-        import ray
-        from ray.data import DataContext
+        with nullcontext() if address else loopback_alone():
+            import ray
+            from ray.data import DataContext
 
-        if not ray.is_initialized():
-            with own_sigterm(), start_errors_named(address):
-                ray.init(**self._init_options(address), log_to_driver=False, logging_level=logging.ERROR)
-            self._embedded = True
+            if not ray.is_initialized():
+                with own_sigterm(), start_errors_named(address):
+                    ray.init(**self._init_options(address), log_to_driver=False, logging_level=logging.ERROR)
+                self._embedded = True
+        if self.alone and (reachable := exposure()):
+            self.reporter.warn(
+                f"Ray listens at {reachable}, open to whoever reaches this machine: see docs/SECURITY.md"
+            )
         context = DataContext.get_current()
         context.enable_progress_bars = False
         context.execution_no_progress_timeout_s = self.config.stalled_after_seconds
