@@ -1,5 +1,5 @@
 # make demo: from nothing to a curated pool and its report.   make test: everything that CI checks.   make bench: speed.
-.PHONY: demo test test-object-store chaos bench bench-full lint help
+.PHONY: demo test test-object-store cluster-test chaos bench bench-full lint help
 .DELETE_ON_ERROR:
 
 VENV ?= .venv
@@ -57,6 +57,10 @@ bench: $(VENV)/.installed-bench
 
 bench-full: $(VENV)/.installed-bench
 	$(BIN)/python -m benchmarks --form full $(cases)
+
+# Jobs, lost nodes and fewer ranks on real clusters of several raylets on this machine; about half an hour.
+cluster-test: $(VENV)/.installed-dev
+	GRADSIEVE_CLUSTER_RUNS=1 GRADSIEVE_FULL_MATRIX=1 $(BIN)/python -m pytest tests/cluster tests/crash/test_nodes.py
 
 # Hours: the full kill matrix, then random kills until there were enough; the seed is printed and can be given again.
 kills ?= 100

@@ -156,10 +156,14 @@ def _wait_for(path: Path, process: "subprocess.Popen[str]") -> None:
         time.sleep(0.05)
 
 
+MORE = pytest.mark.skipif("GRADSIEVE_CLUSTER_RUNS" not in os.environ, reason="a minute each: `make cluster-test`")
+
+
 @pytest.mark.slow
 @pytest.mark.ray
 @pytest.mark.timeout(900)
 class TestOnACluster:
+    @MORE
     def test_run_is_followed_to_its_end_and_known_by_its_metadata(self, submitter: Submitter) -> None:
         output = submitter.place / "followed"
         code, shown = submitter.run("tiny.yaml", f"output={output}", "evaluate=off", EXECUTOR, "--owner", "ada")
@@ -170,6 +174,7 @@ class TestOnACluster:
         assert job.metadata == {"run": str(output), "config": "tiny.yaml", "owner": "ada"}
         assert job.submission_id in shown
 
+    @MORE
     def test_stages_run_on_the_nodes_of_the_cluster(self, submitter: Submitter) -> None:
         output = submitter.place / "on_nodes"
         code, shown = submitter.run("tiny.yaml", f"output={output}", "evaluate=off", "--until", "reference")
@@ -182,6 +187,7 @@ class TestOnACluster:
         assert "input is not there" in shown.rpartition("error:")[2]
         assert "/nowhere" in shown.rpartition("error:")[2]
 
+    @MORE
     def test_detached_run_is_left_alone_and_followed_later(self, submitter: Submitter) -> None:
         output = submitter.place / "detached"
         words = ("tiny.yaml", f"output={output}", "evaluate=off", EXECUTOR)
@@ -194,6 +200,7 @@ class TestOnACluster:
         assert shown.count("pool: done in") == 1
         assert states(output)["shards"] == "done"
 
+    @MORE
     def test_second_submission_on_one_output_ends_with_3_and_the_first_goes_on(self, submitter: Submitter) -> None:
         output = submitter.place / "twice"
         words = ("tiny.yaml", f"output={output}", "evaluate=off", EXECUTOR)
@@ -204,6 +211,7 @@ class TestOnACluster:
         code, shown = submitter.end(first)
         assert code == 0, shown
 
+    @MORE
     def test_interrupted_follower_leaves_the_job_and_a_stopped_one_ends_with_143(self, submitter: Submitter) -> None:
         output = submitter.place / "stopped"
         words = ("tiny.yaml", f"output={output}", "evaluate=off", EXECUTOR, "train.epochs=15")

@@ -5,10 +5,13 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 
+from pipeline.run_record import open_artifacts
+from pipeline.storage import Storage
 from tests.crash.nodes import Nodes, nodes
-from tests.crash.scenes import Ended, content, copy_until, finish, kill_session, start, wait_for, wait_until
+from tests.crash.scenes import Ended, content, copy_until, finish, kill_session, num_scored, start, wait_for, wait_until
 from tests.crash.test_ray import CHECKPOINTS, ON_RAY, TWO_RANKS, two_ranks
 
 __all__ = ["two_ranks"]
@@ -82,3 +85,34 @@ def test_data_stage_whose_node_is_lost_is_finished_by_the_other(workplace: Path,
             kill_session(process.pid)
     assert ended.code == 0, ended.shown
     assert content(output, "pool") == wanted["pool content"]
+
+
+def test_training_whose_node_is_lost_for_good_goes_on_with_fewer_ranks(workplace: Path, two_ranks: Path) -> None:
+    """Floats differ in their last bits: what is held is that each sample is scored once a visit, and accounted for."""
+    output = workplace / "runs" / "elastic"
+    copy_until(two_ranks, output, "training/mimic")
+    with nodes(workers=2, cpus=1) as cluster:
+        settings = (f"cluster.address={cluster.address}", "train.min_workers=1", "cluster.wait_for_nodes_seconds=5")
+        process = start(workplace, output, (*TWO_RANKS, *settings))
+        try:
+            assert wait_until(lambda: len(cluster.hosts_of(RANK)) == 2, process, "ranks on two nodes")
+            assert wait_for(output, f"{CHECKPOINTS}/*/manifest-*", process)
+            cluster.kill(cluster.hosts_of(RANK)[1])
+            ended = finish(process, workplace, output)
+        finally:
+            kill_session(process.pid)
+    assert ended.code == 0, ended.shown
+    assert "1 of 2 ranks, as there is no room for all" in ended.shown
+    summary = open_artifacts(str(output), Storage())["training/mimic"].manifest.summary
+    assert summary["world_size"] == [2, 1]
+    assert num_scored(output)["scores/mimic"] == num_scored(two_ranks)["scores/mimic"]
+    mine, theirs = (visits(path) for path in (output, two_ranks))
+    assert mine.equals(theirs)
+
+
+def visits(output: Path) -> pa.Table:
+    """Which sample was scored at which visit, sorted."""
+    artifact = open_artifacts(str(output), Storage())["scores/mimic"]
+    columns = ["uid_hi", "uid_lo", "visit"]
+    tables = [artifact.read_table(file.path, columns) for file in artifact.files("bucket-")]
+    return pa.concat_tables(tables).sort_by([(column, "ascending") for column in columns])
