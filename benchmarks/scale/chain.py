@@ -11,7 +11,7 @@ import pyarrow as pa
 from benchmarks.scale.artifacts import commit, committed
 from benchmarks.scale.ledgers import put_ledger
 from benchmarks.scale.metadata import metadata_columns, put_datacomp_files
-from benchmarks.scale.shards import put_shards
+from benchmarks.scale.shards import Pictures, put_shards
 from benchmarks.scale.tables import put_pool
 from benchmarks.scale.uids import Uids
 from pipeline.artifact import Artifact, ArtifactWriter
@@ -98,7 +98,7 @@ def run_shards(
     """The pool stage on real tars with metadata, and resharding of every third sample; by the artifact's name."""
     uids = Uids(num_samples, seed=num_samples)
     if not (root / "tars").exists():
-        put_shards(root / "tars", uids, shard_size=shard_size, side=side)
+        put_shards(root / "tars", uids, shard_size=shard_size, pictures=Pictures(side=side))
         put_datacomp_files(root / "metadata", uids, 2)
     config = PoolConfig.model_validate(
         {

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pytest
 
 from pipeline.artifact import Artifact, ArtifactWriter, Manifest
-from pipeline.engine import ClusterConfig, Engine
+from pipeline.engine import ClusterConfig, Engine, RoleConfig
 from pipeline.errors import RunError, UserError
 from pipeline.progress import Reporter
 from pipeline.storage import Storage
@@ -77,7 +77,7 @@ def test_map_of_nothing_is_nothing_and_starts_nothing() -> None:
 
 
 def test_on_one_node_gives_the_single_result() -> None:
-    assert _in_process().on_one_node(_square, 5, name="one") == 25
+    assert _in_process().on_one_node(_square, 5, name="one", role=RoleConfig()) == 25
 
 
 @pytest.mark.ray

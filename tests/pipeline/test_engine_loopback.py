@@ -80,7 +80,7 @@ def test_ray_that_was_opened_by_whoever_starts_the_run_says_so_aloud() -> None:
     if address == "127.0.0.1":
         pytest.skip("this machine has no other address")
     assert any(not listener.is_loopback for listener in found)
-    assert f"Ray listens at {address}, open to whoever reaches it" in told
+    assert f"Ray listens at {address}, open to whoever reaches this machine" in told
     assert variable == "1"
 
 

@@ -70,7 +70,7 @@ def test_every_file_beside_the_code_is_installed_with_it() -> None:
     ]
     beside = [
         str(path.relative_to(ROOT))
-        for room in ("pipeline", "stages", "cluster")
+        for room in ("pipeline", "stages")  # what lies in cluster/ is read where the repository is
         for path in sorted((ROOT / room).rglob("*"))
         if path.is_file() and path.suffix not in _CODE and not any(part.startswith(".") for part in path.parts[-3:])
     ]
