@@ -1,0 +1,199 @@
+"""Kept samples to new shards, 30 % kept: our stage against a plain copy of the same bytes and against webdataset.
+
+The copy reads one file that holds just the kept bytes, writes them to another, and waits for the disk as ours does.
+webdataset's reader and ShardWriter wait for no disk and keep no checksums. The page cache is warm for all.
+"""
+
+import json
+import os
+import shutil
+import tarfile
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from benchmarks.measure import Run, in_fresh_process, run_pairs
+from benchmarks.record import Line, Target
+from benchmarks.scale.artifacts import committed
+from benchmarks.scale.draws import rows, uniform
+from benchmarks.scale.shards import put_shards
+from benchmarks.scale.uids import Uids
+from benchmarks.workplace import engine, run_stage, scratch
+from pipeline.artifact import Artifact, ArtifactWriter
+from pipeline.engine import Engine
+from pipeline.stage import ExternalFiles, Size
+from pipeline.storage import Storage
+from stages.formats.npy import subset_bytes
+from stages.kernels.uid import to_hex
+from stages.pool.config import PoolConfig
+from stages.pool.stage import PoolStage
+from stages.reshard import ReshardStage
+from stages.reshard_config import ReshardConfig
+
+KEPT = 0.3
+_DRAW = 90
+
+
+class _Size(NamedTuple):
+    samples: int
+    shard_size: int
+    copy_pairs: int
+    webdataset_pairs: int
+
+
+_SIZES = {"short": _Size(8_000, 1_000, 5, 3), "full": _Size(60_000, 10_000, 10, 10)}
+
+
+def measure(form: str) -> list[Line]:
+    """Two lines."""
+    size = _SIZES[form]
+    uids = Uids(size.samples)
+    with scratch() as folder, engine() as ours:
+        put_shards(folder / "shards", uids, shard_size=size.shard_size)
+        inputs = {"pool": _index(folder, ours), "subset": _subset(folder, uids)}
+        source = folder / "kept"
+        numbers = iter(range(1 << 30))
+
+        def stage() -> Run:
+            out = folder / f"ours-{next(numbers)}"
+            begun = time.perf_counter()
+            made = _ours(ours, inputs, folder, size.shard_size, out)
+            seconds = time.perf_counter() - begun
+            if not source.exists():
+                _check(made, inputs["subset"], folder)
+                _join(made, source)
+            shutil.rmtree(out)
+            return Run(seconds, {"samples": made.summary["samples"], "bytes": made.summary["bytes"]})
+
+        def copy() -> Run:
+            begun = time.perf_counter()
+            _copy(source, folder / "copied")
+            seconds = time.perf_counter() - begun
+            return Run(seconds, {"samples": inputs["subset"].summary["kept"], "bytes": source.stat().st_size})
+
+        def webdataset() -> Run:
+            out = folder / f"webdataset-{next(numbers)}"
+            out.mkdir()
+            begun = time.perf_counter()
+            num_samples = _webdataset(folder, size.shard_size, out)
+            seconds = time.perf_counter() - begun
+            shutil.rmtree(out)
+            return Run(seconds, {"samples": num_samples})
+
+        by_copy = run_pairs(stage, copy, size.copy_pairs)
+        by_webdataset = run_pairs(stage, webdataset, size.webdataset_pairs, warm_up=0, same_counts=False)
+        num_samples = by_copy.ours[0].counts["samples"]
+        found = by_webdataset.theirs[0].counts["samples"]
+        assert found == num_samples, f"webdataset found {found} samples, expected {num_samples}"
+        _, alone = in_fresh_process(_alone, inputs, folder, size.shard_size, folder / "alone")
+        stats = {"bytes_per_sample": 35e3, "copy_bytes_per_second_per_cpu": 2e8}
+        plan = _stage(folder, size.shard_size).plan(
+            {"pool": Size(size.samples, 0), "subset": Size(num_samples, 0)}, stats
+        )
+    facts = {"peak_bytes_of_one_task_and_driver": alone.peak_bytes, "planned_peak_task_bytes": plan.peak_task_bytes}
+    counts = {"pool": size.samples, **by_copy.ours[0].counts}
+    return [
+        Line(
+            "reshard, 30 % kept",
+            "sequential copy of the kept bytes",
+            by_copy.slowdown(),
+            Target(2, "lower"),
+            len(by_copy),
+            counts,
+            by_copy.seconds(),
+            facts,
+        ),
+        Line(
+            "reshard, 30 % kept, times faster",
+            "webdataset reader to ShardWriter",
+            by_webdataset.speedup(),
+            Target(3, "higher"),
+            len(by_webdataset),
+            counts,
+            by_webdataset.seconds(),
+        ),
+    ]
+
+
+def _index(folder: Path, engine_: Engine) -> Artifact:
+    stage = PoolStage(PoolConfig(path=str(folder / "shards"), check="headers"))
+    return run_stage(stage, folder / "pool", "pool", engine_, inputs={}, external=_shards(folder))
+
+
+def _shards(folder: Path) -> dict[str, ExternalFiles]:
+    root = str(folder / "shards")
+    return {"shards": ExternalFiles(root, tuple(Storage().list(root, suffix=".tar")))}
+
+
+def _subset(folder: Path, uids: Uids) -> Artifact:
+    rank = rows(0, uids.num_samples)
+    rank = rank[uniform(rank, uids.seed, _DRAW) < KEPT]
+    root = folder / "subset"
+    data = subset_bytes(uids.hi(rank), uids.lo(rank))
+    entry = ArtifactWriter(str(root), Storage()).put_bytes("sample_ids.npy", data, rows=len(rank))
+    return committed(root, "subset", [entry], {"kept": len(rank)}, len(rank))
+
+
+def _stage(folder: Path, shard_size: int) -> ReshardStage:
+    return ReshardStage(ReshardConfig(shard_size=shard_size), pool_path=str(folder / "shards"))
+
+
+def _ours(engine_: Engine, inputs: dict[str, Artifact], folder: Path, shard_size: int, out: Path) -> Artifact:
+    return run_stage(_stage(folder, shard_size), out, "shards", engine_, inputs=inputs, external=_shards(folder))
+
+
+def _alone(inputs: dict[str, Artifact], folder: Path, shard_size: int, out: Path) -> None:
+    with engine("in_process") as here:
+        _ours(here, inputs, folder, shard_size, out)
+
+
+def _copy(source: Path, target: Path) -> None:
+    shutil.copyfile(source, target)
+    with target.open("rb") as file:
+        os.fsync(file.fileno())
+
+
+def _join(made: Artifact, target: Path) -> None:
+    with target.open("wb") as sink:
+        for file in made.files(suffix=".tar"):
+            sink.write(made.read_bytes(file.path))
+
+
+def _webdataset(folder: Path, shard_size: int, out: Path) -> int:
+    """As one would write it: read samples, look the uid up, write what is kept."""
+    import webdataset
+
+    wanted = set(np.load(folder / "subset" / "sample_ids.npy").tolist())
+    urls = [str(path) for path in sorted((folder / "shards").glob("*.tar"))]
+    num_samples = 0
+    with webdataset.ShardWriter(str(out / "%08d.tar"), maxcount=shard_size, verbose=0) as sink:
+        for sample in webdataset.WebDataset(urls, shardshuffle=False):
+            uid = json.loads(sample["json"])["uid"]
+            if (int(uid[:16], 16), int(uid[16:32], 16)) in wanted:
+                sink.write(
+                    {name: data for name, data in sample.items() if not name.startswith("__") or name == "__key__"}
+                )
+                num_samples += 1
+    return num_samples
+
+
+def _check(made: Artifact, subset: Artifact, folder: Path) -> None:
+    """Every kept sample is there once, with the bytes that it has in the pool."""
+    records = np.load(folder / "subset" / "sample_ids.npy")
+    wanted = set(to_hex(records["f0"], records["f1"]).to_pylist())
+    ours = _members(sorted(Path(made.root).glob("*.tar")))
+    pool = _members(sorted((folder / "shards").glob("*.tar")))
+    assert len(ours) == 3 * subset.summary["kept"], f"{len(ours)} members of {subset.summary['kept']} samples"
+    assert all(pool[name] == data for name, data in ours.items()), "a member's bytes are not those of the pool"
+    uids = {json.loads(data)["uid"] for name, data in ours.items() if name.endswith(".json")}
+    assert uids == wanted, "other samples than the subset's"
+
+
+def _members(tars: list[Path]) -> dict[str, bytes]:
+    found: dict[str, bytes] = {}
+    for path in tars:
+        with tarfile.open(path) as tar:
+            found |= {info.name: tar.extractfile(info).read() for info in tar}  # type: ignore[union-attr]
+    return found
