@@ -22,6 +22,7 @@ from pipeline.progress import Reporter
 from pipeline.run_log import logged
 from pipeline.run_record import RunRecord, failure_to_write_told
 from pipeline.runner import Runner, check_end_to_end
+from pipeline.spend import spend_shown
 from pipeline.storage import Storage, absolute, join
 from pipeline.yaml_config import load_config
 
@@ -94,7 +95,9 @@ class Curation:
             return self._closing_lines(done)
         self._warn()
         check_gpus(self.config)
-        check_limits(make_plan(graph, done, self.config.plan.rates), self.config.limits, self.config.plan.rates)
+        rates = self.config.plan.rates
+        plan = make_plan(graph, done, rates)
+        check_limits(plan, self.config.limits, rates)
         engine = Engine(self.config.cluster, self.reporter, train_cpus=self.config.train.num_workers)
         engine.preflight()
         with ExitStack() as leases:
@@ -109,7 +112,8 @@ class Curation:
             names = [node.name for node in graph.nodes]
             record = RunRecord(self.place.output, self.place.storage, self.config.model_dump(mode="json"), names)
             try:
-                finished = runner.run(record)
+                with spend_shown(rates, sum(line.usd(rates) for line in plan), engine.resources):
+                    finished = runner.run(record)
                 check_end_to_end(finished)
             except BaseException as error:
                 state = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"

@@ -24,6 +24,7 @@ from pipeline.disk_errors import disk_error
 from pipeline.engine_errors import died_each_time, no_cluster, ray_errors, refuse_hopeless, start_errors_named
 from pipeline.engine_loopback import exposure, loopback_alone
 from pipeline.errors import GradsieveError, RunError
+from pipeline.metrics import count
 from pipeline.progress import Reporter
 from pipeline.termination import own_sigterm
 
@@ -255,6 +256,19 @@ class Engine:
             "object_store_memory": self.config.object_store_memory,
         }
 
+    def resources(self) -> tuple[float, float]:
+        """CPUs and GPUs of the cluster as it is now; none where Ray does not run (yet)."""
+        if not self._started:
+            return 0.0, 0.0
+        import ray
+
+        tell: Any = ray.cluster_resources  # without types
+        try:
+            found = tell()
+        except ray_errors():  # the cluster is going away; the run's own error tells why
+            return 0.0, 0.0
+        return float(found.get("CPU", 0)), float(found.get("GPU", 0))
+
     def shutdown(self) -> None:
         """Leave the cluster, or end the embedded Ray."""
         if self._started and self._embedded:
@@ -289,6 +303,7 @@ class Engine:
             return
         except ray_errors() as error:
             refuse_hopeless(error, name)
+            count("retries", what="partitions")
             self.reporter.warn(f"{name}: a worker died again and again; finding out at which of the partitions")
         yield from self._one_by_one(call, {i: item for i, item in enumerate(items) if i not in done}, name, resources)
 

@@ -9,6 +9,8 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from pipeline.metrics import count, show
+
 Listener = Callable[[str, Mapping[str, Any]], None]
 """Takes the kind of an event and its fields; must not wait, and may be called in any thread."""
 
@@ -39,6 +41,7 @@ class Bar:
     def set(self, done: int, note: str = "", total: int | None = None) -> None:
         """Report that `done` units are done in all; `total` where it was not known before."""
         now = time.monotonic()
+        count("work_done", done - self._done, work=self._label)
         self._done = done
         self._total = total if total is not None else self._total
         if self._first is None:
@@ -101,6 +104,15 @@ class Reporter:
     @contextmanager
     def bar(self, label: str, total: int | None, unit: str) -> Iterator[Bar]:
         """Show progress of a piece of work while the context is open."""
+        show("work_running", 1, work=label)
+        try:
+            with self._bar(label, total, unit) as bar:
+                yield bar
+        finally:
+            show("work_running", 0, work=label)
+
+    @contextmanager
+    def _bar(self, label: str, total: int | None, unit: str) -> Iterator[Bar]:
         if not self.console.is_terminal:
             yield Bar(label, total, unit, self.console, None, self.event)
             return

@@ -6,11 +6,12 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
 
-from pipeline.artifact import Artifact, ArtifactWriter, Manifest, canonical_json
+from pipeline.artifact import Artifact, ArtifactWriter, Counts, Manifest, canonical_json
 from pipeline.engine import Engine
 from pipeline.errors import RunError
 from pipeline.graph import Graph, Node, is_replacing
 from pipeline.limits import LimitsConfig
+from pipeline.metrics import count, show
 from pipeline.progress import Reporter
 from pipeline.run_record import RunRecord, failure_to_write_told, versions
 from pipeline.stage import ExternalFiles, StageContext, StageResult
@@ -63,14 +64,18 @@ class Runner:
             else:
                 record.begin(node.name, self._place.root(node, fingerprint))
                 self._tell(node, "running")
+                show("stage_running", 1, stage=node.name)
                 self._reporter.say(f"{node.name}: running")
                 try:
                     artifact = self._run_node(node, inputs, external, fingerprint)
                 except BaseException:
                     self._tell(node, "failed")
+                    count("stage_failures", stage=node.name)
                     with failure_to_write_told(self._reporter):
                         record.stage(node.name, "failed")
                     raise
+                finally:
+                    show("stage_running", 0, stage=node.name)
                 record.stage(node.name, "done", artifact, uri)
                 self._tell(node, "done", artifact)
                 self._reporter.say(f"{node.name}: {_outcome(artifact)}")
@@ -110,6 +115,7 @@ class Runner:
             result = self._graph.stages[node.name].run(context)
             if result.counts is not None:
                 result.counts.check(node.name)
+                _show_rows(node.name, result.counts)
             return _manifest(node, fingerprint, inputs, result, time.time() - begun)
 
         if node.deliverable:
@@ -248,6 +254,13 @@ def _manifest(
             "argv": sys.argv[1:],
         },
     )
+
+
+def _show_rows(stage: str, counts: Counts) -> None:
+    for fate, rows in (("in", counts.seen), ("out", counts.out), ("quarantined", counts.quarantined)):
+        show("stage_rows", rows, stage=stage, fate=fate, reason="")
+    for reason, rows in counts.dropped.items():
+        show("stage_rows", rows, stage=stage, fate="dropped", reason=reason)
 
 
 def _outcome(artifact: Artifact) -> str:

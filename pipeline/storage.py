@@ -133,13 +133,15 @@ def relative(root: str, uri: str) -> str:
 
 @lru_cache(maxsize=8)
 def _backend(config_json: str, s3: bool) -> Backend:
+    from pipeline.storage_metered import MeteredBackend
+
     if s3:
         from pipeline.storage_s3 import S3Backend  # s3fs and its loop are paid for only where a run needs them
 
-        return S3Backend(StorageConfig.model_validate_json(config_json))
+        return MeteredBackend(S3Backend(StorageConfig.model_validate_json(config_json)), "s3")
     from pipeline.storage_local import LocalBackend
 
-    return LocalBackend()
+    return MeteredBackend(LocalBackend(), "local")
 
 
 @dataclass(frozen=True)

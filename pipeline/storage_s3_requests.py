@@ -13,6 +13,7 @@ from fsspec.asyn import sync
 from s3fs import S3FileSystem
 from tenacity import Retrying, retry_if_exception, stop_after_attempt, stop_after_delay, wait_random_exponential
 
+from pipeline.metrics import count
 from pipeline.storage import StorageConfig
 from pipeline.storage_s3_faults import STORE_ERRORS, ShortBodyError, is_transient, outcome, refuse_secret
 
@@ -143,6 +144,8 @@ class Requests:
             special = self._config.buckets.get(bucket)
             profile = (special and special.profile) or os.environ.get("AWS_PROFILE")
             failure = outcome(error, uri, attempts=attempts, endpoint=self._endpoint(bucket), profile=profile)
+        finally:
+            count("retries", attempts - 1, what="store")
         # Outside the handler: the store's own answer, which repeats signed headers, does not travel along.
         raise failure
 

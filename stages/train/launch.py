@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 
 from pipeline.engine import Engine
 from pipeline.errors import RunError, UserError
+from pipeline.metrics import count
 from pipeline.progress import Reporter
 from pipeline.termination import time_to_save
 from stages.train.board import BarProgress, BoardProgress, progress_shown
@@ -55,6 +56,7 @@ def launch(spec: TrainSpec, engine: Engine, reporter: Reporter) -> None:
                 losses += 1
                 if losses > spec.config.max_retries:
                     raise _lost_too_often(spec, lost) from lost
+                count("retries", what="ranks")
                 reporter.say(f"{spec.name}: a rank was lost ({lost}); {_going_on(spec)}")
             else:
                 if notice is Notice.NONE:

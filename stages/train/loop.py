@@ -24,6 +24,7 @@ from stages.train.divergence import (
 from stages.train.history import History
 from stages.train.ledger import Ledger, Uncut
 from stages.train.loader import Loader, LocalBatch
+from stages.train.meter import Meter
 from stages.train.mimic import build_step, resolve_names
 from stages.train.notice import Listener, Notice
 from stages.train.optimizer import bound_logit_scale, build_optimizer, clip_gradients, learning_rate
@@ -99,6 +100,7 @@ class _Training:
         self._checks: list[dict[str, Any]] = list(self._resumed.checks)
         self._saver = Saver(spec, ranks, self._resumed)
         self._listener = Listener(progress.notice, ranks)
+        self._meter = Meter(spec.name, spec.config.batch_size, first=ranks.rank == 0)
         self._probe: Probe | None = None
         self._drops: LossDrops | None = None
         self._shares: list[float] = []
@@ -115,7 +117,7 @@ class _Training:
                 f"{self._spec.name}: `warmup` ({self._config.warmup}) is not shorter than the training "
                 f"({self._num_steps} steps): the learning rate never reaches its height"
             )
-        for step, local in self._batches():
+        for step, local in self._meter.timed(self._batches()):
             outcome = self._one_step(step, local)
             self._record(step, local, outcome)
             notice = self._listener.after_step()
@@ -141,10 +143,12 @@ class _Training:
         batch = to_batch(local, self._device)
         if self._config.method == "score":
             outcome = self._step.score(batch, step)
+            self._meter.stepped(outcome)
             self._refuse_not_finite(outcome, step, local)
             return outcome
         self._optimizer.zero_grad(set_to_none=True)
         outcome = self._step.train(batch, step)
+        self._meter.stepped(outcome)
         self._refuse_not_finite(outcome, step, local)
         self._refuse_diverged(outcome, step)
         clip_gradients(self._clip.parameters(), self._config)
@@ -241,6 +245,7 @@ class _Training:
             uncut=uncut,
             facts={"num_samples": self._loader.order.num_samples, "num_steps": self._num_steps},
         )
+        self._meter.checkpointed()
         self._progress.committed(done, self._last_losses[-1])
 
     def _refuse_broken_weights(self, done: int) -> None:
