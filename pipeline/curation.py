@@ -5,6 +5,7 @@ import sys
 from collections.abc import Sequence
 from contextlib import ExitStack
 from datetime import UTC, datetime
+from functools import partial
 
 from rich.table import Table
 
@@ -15,12 +16,14 @@ from pipeline.engine import Engine
 from pipeline.errors import GradsieveError
 from pipeline.gc import STORE_NAME
 from pipeline.graph import Graph, Place, upto
+from pipeline.heartbeat import heartbeat
 from pipeline.lease import held
+from pipeline.meter import LimitReachedError, Meter
 from pipeline.nodes import assemble
 from pipeline.plan import check_limits, make_plan, plan_table, plan_totals
 from pipeline.progress import Reporter
 from pipeline.run_log import logged
-from pipeline.run_record import RunRecord, failure_to_write_told
+from pipeline.run_record import RunRecord, failure_to_write_told, used_before
 from pipeline.runner import Runner, check_end_to_end
 from pipeline.spend import spend_shown
 from pipeline.storage import Storage, absolute, join
@@ -100,23 +103,29 @@ class Curation:
         check_limits(plan, self.config.limits, rates)
         engine = Engine(self.config.cluster, self.reporter, train_cpus=self.config.train.num_workers)
         engine.preflight()
+        output, storage = self.place.output, self.place.storage
         with ExitStack() as leases:
-            for place in (self.series, self.place.output):
+            for place in (self.series, output):
                 if place is not None:
-                    leases.enter_context(held(place, self.place.storage, self.reporter, wait=wait))
-            leases.enter_context(logged(self.place.output, self.place.storage, self.reporter))
-            self.reporter.event("run", {"state": "running", "output": self.place.output, "argv": sys.argv[1:]})
-            runner = Runner(graph, engine, self.reporter, self.config.limits)
+                    leases.enter_context(held(place, storage, self.reporter, wait=wait))
+            leases.enter_context(logged(output, storage, self.reporter))
+            self.reporter.event("run", {"state": "running", "output": output, "argv": sys.argv[1:]})
+            before = used_before(output, storage, self.reporter)
+            engine.meter = Meter(self.config.limits.budget(rates), before)
+            runner = Runner(graph, engine, self.reporter)
             runner.preflight(done)
             self._check_nodes(engine, graph, done)
             names = [node.name for node in graph.nodes]
-            record = RunRecord(self.place.output, self.place.storage, self.config.model_dump(mode="json"), names)
+            record = RunRecord(output, storage, self.config.model_dump(mode="json"), names, engine.meter)
             try:
-                with spend_shown(rates, sum(line.usd(rates) for line in plan), engine.resources):
+                with (
+                    heartbeat(partial(_note_usage, record, self.reporter)),
+                    spend_shown(rates, sum(line.usd(rates) for line in plan), engine.resources),
+                ):
                     finished = runner.run(record)
                 check_end_to_end(finished)
             except BaseException as error:
-                state = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
+                state = _state_after(error)
                 told = str(error) if isinstance(error, GradsieveError) else repr(error)
                 self.reporter.event("run", {"state": state, "error": told})
                 with failure_to_write_told(self.reporter):
@@ -164,3 +173,14 @@ class Curation:
             summary = json.loads(finished["report"].read_bytes("summary.json"))
             lines += ["", *(f"- {finding}" for finding in findings(summary))]
         return lines
+
+
+def _note_usage(record: RunRecord, reporter: Reporter) -> None:
+    with failure_to_write_told(reporter):
+        record.note_usage()
+
+
+def _state_after(error: BaseException) -> str:
+    if isinstance(error, LimitReachedError):
+        return "stopped"
+    return "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"

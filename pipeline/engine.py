@@ -24,6 +24,7 @@ from pipeline.disk_errors import disk_error
 from pipeline.engine_errors import died_each_time, no_cluster, ray_errors, refuse_hopeless, start_errors_named
 from pipeline.engine_loopback import exposure, loopback_alone
 from pipeline.errors import GradsieveError, RunError
+from pipeline.meter import Meter, Timed
 from pipeline.metrics import count
 from pipeline.progress import Reporter
 from pipeline.termination import own_sigterm
@@ -103,10 +104,13 @@ class ClusterConfig(Config):
 class Engine:
     """Runs partitioned work; starts Ray when first needed and ends only what it started."""
 
-    def __init__(self, config: ClusterConfig, reporter: Reporter, *, train_cpus: int = 0) -> None:
+    def __init__(
+        self, config: ClusterConfig, reporter: Reporter, *, train_cpus: int = 0, meter: Meter | None = None
+    ) -> None:
         """Nothing starts yet; `train_cpus` are logical CPUs that training will reserve."""
         self.config = config
         self.reporter = reporter
+        self.meter = meter or Meter()
         self._train_cpus = train_cpus
         self._started = False
         self._embedded = False
@@ -139,13 +143,17 @@ class Engine:
 
         Raises:
             GradsieveError: as raised by a task, from the first one that failed.
+            LimitReachedError: after a task, where the run has used what it may.
         """
         bundle = (role or self.config.kernels).bundle(num_cpus=num_cpus, num_gpus=num_gpus, memory=memory)
         results: dict[int, Result] = {}
         with self.reporter.bar(name, sum(map(weigh, items)), unit) as bar:
-            for index, result in self._stream(task, items, name, bundle):
+            for index, (seconds, result) in self._stream(Timed(task), items, name, bundle):
                 results[index] = result
+                self.meter.add(seconds, cpus=num_cpus, gpus=num_gpus)
                 bar.advance(weigh(items[index]))
+                if len(results) < len(items):
+                    self.meter.check(name)
         if len(results) != len(items):
             raise RunError(
                 "tasks ended without a result", where=name, expected=f"{len(items)} results", found=len(results)

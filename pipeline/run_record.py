@@ -3,6 +3,7 @@
 import json
 import platform
 import sys
+import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -12,6 +13,7 @@ from typing import Any
 
 from pipeline.artifact import Artifact, Manifest, canonical_json, sha256_hex
 from pipeline.errors import GradsieveError, RunError, UserError
+from pipeline.meter import Meter, Usage
 from pipeline.progress import Reporter
 from pipeline.storage import BucketConfig, Storage, StorageConfig, absolute, is_s3, join, relative
 
@@ -38,8 +40,17 @@ def now() -> str:
 class RunRecord:
     """Written by the one driver of a run at each change; read by `status`, `explain` and the report."""
 
-    def __init__(self, output: str, storage: Storage, config: Mapping[str, Any], stage_names: list[str]) -> None:
+    def __init__(
+        self,
+        output: str,
+        storage: Storage,
+        config: Mapping[str, Any],
+        stage_names: list[str],
+        meter: Meter | None = None,
+    ) -> None:
         """Start a record; nothing is written yet."""
+        self._meter = meter or Meter()
+        self._lock = threading.Lock()
         self._uri = join(output, RECORD_NAME)
         self._output = output
         self._storage = storage
@@ -62,8 +73,7 @@ class RunRecord:
 
     def stage(self, name: str, state: str, artifact: Artifact | None = None, manifest_uri: str | None = None) -> None:
         """Note a change of one stage and write the record."""
-        entry = self.body["stages"].setdefault(name, {})
-        entry.update({"state": state, "since": now()})
+        entry: dict[str, Any] = {"state": state, "since": now()}
         if artifact is not None and manifest_uri is not None:
             entry["root"] = self._portable(artifact.root)
             entry["manifest"] = self._portable(manifest_uri)
@@ -71,18 +81,27 @@ class RunRecord:
             if artifact.manifest.counts is not None:
                 entry["counts"] = asdict(artifact.manifest.counts)
             entry["seconds"] = artifact.manifest.made_by.get("seconds")
-        self._write()
+        with self._lock:
+            self.body["stages"].setdefault(name, {}).update(entry)
+            self._write()
 
     def finish(self, state: str, error: str | None = None) -> None:
         """Note how the run ended and write the record."""
-        self.body.update({"state": state, "error": error, "finished": now()})
-        self._write()
+        with self._lock:
+            self.body.update({"state": state, "error": error, "finished": now()})
+            self._write()
+
+    def note_usage(self) -> None:
+        """Write what was used until now: a driver that is killed later has told of all but the last minute."""
+        with self._lock:
+            self._write()
 
     def _portable(self, uri: str) -> str:
         """Relative to the output where it lies below it, so that a copied run still finds its parts."""
         return relative(self._output, uri) if uri.startswith(self._output + "/") else uri
 
     def _write(self) -> None:
+        self.body["used"] = self._meter.usage().to_record()
         self._storage.put(self._uri, sealed(self.body))
 
 
@@ -121,6 +140,17 @@ def read_record(run: str, storage: Storage) -> dict[str, Any]:
     if digest != found:
         raise _damaged(uri, f"content with digest {found}", f"content with digest {digest}")
     return body
+
+
+def used_before(output: str, storage: Storage, reporter: Reporter) -> Usage:
+    """What earlier attempts at an output used; a damaged record is told, and taken for none."""
+    try:
+        return Usage.from_record(read_record(output, storage).get("used"))
+    except UserError:
+        return Usage()
+    except RunError as error:
+        reporter.warn(f"what earlier attempts used is not known: {str(error).splitlines()[0]}")
+        return Usage()
 
 
 def _damaged(uri: str, expected: str, found: str) -> RunError:

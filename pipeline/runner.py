@@ -10,7 +10,7 @@ from pipeline.artifact import Artifact, ArtifactWriter, Counts, Manifest, canoni
 from pipeline.engine import Engine
 from pipeline.errors import RunError
 from pipeline.graph import Graph, Node, is_replacing
-from pipeline.limits import LimitsConfig
+from pipeline.meter import LimitReachedError
 from pipeline.metrics import count, show
 from pipeline.progress import Reporter
 from pipeline.run_record import RunRecord, failure_to_write_told, versions
@@ -23,12 +23,11 @@ _MOST_CONFLICTS = 4
 class Runner:
     """Executes the undone nodes of a graph, one after the other, in one process."""
 
-    def __init__(self, graph: Graph, engine: Engine, reporter: Reporter, limits: LimitsConfig) -> None:
+    def __init__(self, graph: Graph, engine: Engine, reporter: Reporter) -> None:
         """Nothing is touched yet."""
         self._graph = graph
         self._engine = engine
         self._reporter = reporter
-        self._limits = limits
         self._place = graph.place
 
     def preflight(self, done: Mapping[str, Artifact]) -> None:
@@ -48,11 +47,10 @@ class Runner:
 
         Raises:
             GradsieveError: from the stage that failed; what was finished before it stays.
+            LimitReachedError: the run has used what it may, between two stages or in one of them.
         """
-        started = time.monotonic()
         finished: dict[str, Artifact] = {}
         for node in self._graph.nodes:
-            self._check_time(started, node)
             inputs = {role: finished[source] for role, source in node.inputs.items()}
             external = self._graph.external(node)
             fingerprint = self._graph.fingerprint(node, inputs, external)
@@ -62,17 +60,18 @@ class Runner:
                 record.stage(node.name, "reused", artifact, uri)
                 self._tell(node, "reused", artifact)
             else:
+                self._engine.meter.check(f"{node.name}, which has not begun")
                 record.begin(node.name, self._place.root(node, fingerprint))
                 self._tell(node, "running")
                 show("stage_running", 1, stage=node.name)
                 self._reporter.say(f"{node.name}: running")
                 try:
                     artifact = self._run_node(node, inputs, external, fingerprint)
-                except BaseException:
+                except BaseException as error:
                     self._tell(node, "failed")
                     count("stage_failures", stage=node.name)
                     with failure_to_write_told(self._reporter):
-                        record.stage(node.name, "failed")
+                        record.stage(node.name, "stopped" if isinstance(error, LimitReachedError) else "failed")
                     raise
                 finally:
                     show("stage_running", 0, stage=node.name)
@@ -134,16 +133,6 @@ class Runner:
                 )
             return Artifact(root, first, self._place.storage)
         return Artifact(root, manifest, self._place.storage)
-
-    def _check_time(self, started: float, node: Node) -> None:
-        hours = (time.monotonic() - started) / 3600
-        if self._limits.hours is not None and hours > self._limits.hours:
-            raise RunError(
-                f"the run reached its limit of time before {node.name}",
-                expected=f"at most {self._limits.hours} h (limits.hours)",
-                found=f"{hours:.3g} h",
-                next_step="raise the limit and run the same command: it goes on from here",
-            )
 
 
 def check_end_to_end(finished: Mapping[str, Artifact]) -> None:

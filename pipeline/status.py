@@ -8,7 +8,16 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-STYLES = {"done": "green", "reused": "green", "running": "yellow", "failed": "red", "waiting": "dim"}
+from pipeline.meter import Usage
+
+STYLES = {
+    "done": "green",
+    "reused": "green",
+    "running": "yellow",
+    "stopped": "yellow",
+    "failed": "red",
+    "waiting": "dim",
+}
 """Style of each state that a stage or a run can be in."""
 
 
@@ -35,6 +44,12 @@ def _heading(record: Mapping[str, Any], stages: Mapping[str, Mapping[str, Any]])
     )
     if record.get("finished"):
         text.append(f", ended {record['finished']}")
+    used = Usage.from_record(record.get("used"))
+    if used.attempts:
+        text.append(
+            f"; used {used.hours:,.2f} h, {used.cpu_hours:,.2f} core hours and {used.gpu_hours:,.2f} GPU hours "
+            f"in {used.attempts} attempt(s)"
+        )
     return text
 
 

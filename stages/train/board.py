@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from pipeline.progress import Bar, Reporter
-from stages.train.notice import Notice
+from stages.train.notice import Ending, Notice
 from stages.train.spec import Standing, TrainSpec
 
 _POLL_SECONDS = 0.5
@@ -19,8 +19,8 @@ _SLOW_SECONDS = 10.0
 class BarProgress:
     """In the driver's own process: shows progress directly."""
 
-    def __init__(self, bar: Bar, reporter: Reporter, told: threading.Event) -> None:
-        self._bar, self._reporter, self._told = bar, reporter, told
+    def __init__(self, bar: Bar, reporter: Reporter, ending: Ending) -> None:
+        self._bar, self._reporter, self._ending = bar, reporter, ending
 
     def stand(self, standing: Standing) -> None:
         _show(self._bar, standing)
@@ -32,7 +32,7 @@ class BarProgress:
         del step, loss
 
     def notice(self) -> Notice:
-        return Notice.RUN_ENDS if self._told.is_set() else Notice.NONE
+        return Notice.RUN_ENDS if self._ending.is_set() else Notice.NONE
 
 
 class Board:
@@ -113,7 +113,7 @@ class BoardProgress:
 
 
 @contextmanager
-def progress_shown(spec: TrainSpec, reporter: Reporter, told: threading.Event) -> Iterator[Any]:
+def progress_shown(spec: TrainSpec, reporter: Reporter, ending: Ending) -> Iterator[Any]:
     """An actor for ranks to report to, and a thread that shows what it knows and passes on that the run shall end."""
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
@@ -124,7 +124,7 @@ def progress_shown(spec: TrainSpec, reporter: Reporter, told: threading.Event) -
     board = remote(num_cpus=0, scheduling_strategy=here)(Board).remote()
     stop = threading.Event()
     with reporter.bar(spec.name, None, "samples") as bar:
-        watcher = threading.Thread(target=_watch, args=(board, bar, reporter, stop, told), daemon=True)
+        watcher = threading.Thread(target=_watch, args=(board, bar, reporter, stop, ending), daemon=True)
         watcher.start()
         try:
             yield board
@@ -134,7 +134,7 @@ def progress_shown(spec: TrainSpec, reporter: Reporter, told: threading.Event) -
             ray.kill(board)
 
 
-def _watch(board: Any, bar: Bar, reporter: Reporter, stop: threading.Event, told: threading.Event) -> None:
+def _watch(board: Any, bar: Bar, reporter: Reporter, stop: threading.Event, ending: Ending) -> None:
     import ray
     from ray.exceptions import GetTimeoutError, RayError
 
@@ -142,7 +142,7 @@ def _watch(board: Any, bar: Bar, reporter: Reporter, stop: threading.Event, told
     while not last:
         last = stop.wait(_POLL_SECONDS)
         try:
-            standing, warnings = ray.get(board.read.remote(told=told.is_set()), timeout=_SLOW_SECONDS)
+            standing, warnings = ray.get(board.read.remote(told=ending.is_set()), timeout=_SLOW_SECONDS)
         except GetTimeoutError:  # still starting, or the machine is busy
             continue
         except RayError:  # the cluster is going away; the run's own error tells why

@@ -9,16 +9,18 @@ import tempfile
 import threading
 import uuid
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 from pipeline.engine import Engine
 from pipeline.errors import RunError, UserError
+from pipeline.meter import Meter
 from pipeline.metrics import count
 from pipeline.progress import Reporter
 from pipeline.termination import time_to_save
 from stages.train.board import BarProgress, BoardProgress, progress_shown
 from stages.train.checkpoint import CheckpointStore
+from stages.train.config import TrainConfig
 from stages.train.notice import Notice
 from stages.train.rank_errors import NodeTakenError, RankLostError, translated
 from stages.train.spec import TrainSpec
@@ -36,33 +38,68 @@ def launch(spec: TrainSpec, engine: Engine, reporter: Reporter) -> None:
     Raises:
         GradsieveError: as raised in a rank, or RunError where ranks were lost too often.
         Terminated: SIGTERM came; within `cluster.grace_seconds` a checkpoint was taken.
+        LimitReachedError: the run has used what it may; a checkpoint was taken.
     """
+    with engine.meter.running(**_occupied(spec.config)):
+        _launch(spec, engine, reporter)
+
+
+def _launch(spec: TrainSpec, engine: Engine, reporter: Reporter) -> None:
     if engine.config.executor == "in_process":
         with time_to_save(engine.config.grace_seconds) as told:
-            _in_this_process(spec, reporter, told)
+            notice = _in_this_process(spec, reporter, _Ending(told, engine.meter))
+        if notice is Notice.RUN_ENDS:
+            engine.meter.check(spec.name)
         return
     patience = str(max(1.0, engine.config.wait_for_nodes_seconds))  # ranks may wait for nodes, or for other work to end
     os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", patience)
     engine.ensure_ray()
-    with time_to_save(engine.config.grace_seconds) as told, progress_shown(spec, reporter, told) as board:
-        losses = 0
-        while not told.is_set():
-            size = _world_size(spec, engine, reporter)
-            try:
-                notice = _fit(spec, board, size, _rank_bundle(spec, engine))
-            except NodeTakenError as taken:
-                reporter.say(f"{spec.name}: a node was taken away ({taken}); {_going_on(spec)}")
-            except RankLostError as lost:
-                losses += 1
-                if losses > spec.config.max_retries:
-                    raise _lost_too_often(spec, lost) from lost
-                count("retries", what="ranks")
-                reporter.say(f"{spec.name}: a rank was lost ({lost}); {_going_on(spec)}")
-            else:
-                if notice is Notice.NONE:
-                    return
-                if notice is Notice.NODE_LEAVES:
-                    reporter.say(f"{spec.name}: a node is about to leave; {_going_on(spec)}")
+    with time_to_save(engine.config.grace_seconds) as told:
+        ending = _Ending(told, engine.meter)
+        with progress_shown(spec, reporter, ending) as board:
+            if _fitted(spec, engine, board, ending, reporter):
+                return
+    engine.meter.check(spec.name)
+
+
+def _fitted(spec: TrainSpec, engine: Engine, board: Any, ending: "_Ending", reporter: Reporter) -> bool:
+    """Whether it came to its last step; False once the run shall end, with a checkpoint taken."""
+    losses = 0
+    while not ending.is_set():
+        size = _world_size(spec, engine, reporter)
+        try:
+            notice = _fit(spec, board, size, _rank_bundle(spec, engine))
+        except NodeTakenError as taken:
+            reporter.say(f"{spec.name}: a node was taken away ({taken}); {_going_on(spec)}")
+        except RankLostError as lost:
+            losses += 1
+            if losses > spec.config.max_retries:
+                raise _lost_too_often(spec, lost) from lost
+            count("retries", what="ranks")
+            reporter.say(f"{spec.name}: a rank was lost ({lost}); {_going_on(spec)}")
+        else:
+            if notice is Notice.NONE:
+                return True
+            if notice is Notice.NODE_LEAVES:
+                reporter.say(f"{spec.name}: a node is about to leave; {_going_on(spec)}")
+    return False
+
+
+@dataclass(frozen=True)
+class _Ending:
+    """SIGTERM came, or the run has used what it may."""
+
+    told: threading.Event
+    meter: Meter
+
+    def is_set(self) -> bool:
+        return self.told.is_set() or self.meter.reached() is not None
+
+
+def _occupied(config: TrainConfig) -> dict[str, float]:
+    """Cores and GPUs of all ranks."""
+    ranks = config.num_workers
+    return {"cpus": ranks, "gpus": ranks} if config.use_gpu else {"cpus": ranks * config.threads_per_rank}
 
 
 def _going_on(spec: TrainSpec) -> str:
@@ -80,7 +117,7 @@ def _lost_too_often(spec: TrainSpec, lost: RankLostError) -> RunError:
     )
 
 
-def _in_this_process(spec: TrainSpec, reporter: Reporter, told: threading.Event) -> None:
+def _in_this_process(spec: TrainSpec, reporter: Reporter, ending: "_Ending") -> Notice:
     import torch  # only here: naming this module must not bring torch
 
     from stages.train.loop import train
@@ -98,7 +135,7 @@ def _in_this_process(spec: TrainSpec, reporter: Reporter, told: threading.Event)
     threads = torch.get_num_threads()
     try:
         with reporter.bar(spec.name, None, "samples") as bar:
-            train(spec, Ranks(), device, BarProgress(bar, reporter, told))
+            return train(spec, Ranks(), device, BarProgress(bar, reporter, ending))
     finally:
         torch.set_num_threads(threads)
 

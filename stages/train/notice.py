@@ -3,10 +3,18 @@
 import time
 from collections.abc import Callable
 from enum import IntEnum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:  # brings torch, which a driver with nothing to train does without
     from stages.train.ranks import Ranks
+
+
+class Ending(Protocol):
+    """Whether the run shall end; an Event is one."""
+
+    def is_set(self) -> bool:
+        """Asked about every second, from any thread; once true, always true."""
+
 
 LISTEN_SECONDS = 1.0
 _MOST_STEPS = 100
@@ -19,7 +27,7 @@ class Notice(IntEnum):
     NODE_LEAVES = 1
     """A node under a rank is drained: preempted, or scaled down."""
     RUN_ENDS = 2
-    """The run was told to end."""
+    """The run was told to end, or has used what it may."""
 
 
 class Listener:

@@ -11,7 +11,6 @@ from pipeline.artifact import Counts
 from pipeline.engine import ClusterConfig, Engine
 from pipeline.errors import GradsieveError
 from pipeline.graph import Graph, Node, Place
-from pipeline.limits import LimitsConfig
 from pipeline.progress import Reporter
 from pipeline.run_record import RunRecord
 from pipeline.runner import Runner
@@ -56,7 +55,7 @@ def main() -> int:
     engine = Engine(config, Reporter())
     record = RunRecord(output, Storage(), {}, [node.name for node in nodes])
     try:
-        artifacts = Runner(graph, engine, Reporter(), LimitsConfig()).run(record)
+        artifacts = Runner(graph, engine, Reporter()).run(record)
     except GradsieveError as error:
         print(f"error: {error}")
         return error.exit_code

@@ -9,7 +9,7 @@ from pipeline.artifact import Artifact, Manifest
 from pipeline.engine import ClusterConfig, Engine
 from pipeline.errors import RunError, UserError
 from pipeline.graph import Graph, Node, Place, is_replacing, list_external, upto
-from pipeline.limits import LimitsConfig
+from pipeline.meter import Budget, LimitReachedError, Meter, Usage
 from pipeline.progress import Reporter
 from pipeline.run_record import RunRecord, open_artifacts, read_record
 from pipeline.runner import Runner, check_end_to_end
@@ -31,10 +31,10 @@ def _graph(root: Path, *nodes: Node, seed: int = 0) -> Graph:
     return Graph(nodes or (NUMBERS, EVEN), Place(str(root / "out"), str(root / "out/store"), Storage()), seed)
 
 
-def _run(root: Path, *nodes: Node, seed: int = 0, limits: LimitsConfig | None = None) -> dict[str, Artifact]:
+def _run(root: Path, *nodes: Node, seed: int = 0, meter: Meter | None = None) -> dict[str, Artifact]:
     graph = _graph(root, *nodes, seed=seed)
     reporter = Reporter()
-    runner = Runner(graph, Engine(ClusterConfig(executor="in_process"), reporter), reporter, limits or LimitsConfig())
+    runner = Runner(graph, Engine(ClusterConfig(executor="in_process"), reporter, meter=meter), reporter)
     runner.preflight(graph.done())
     record = RunRecord(graph.place.output, Storage(), {}, [node.name for node in graph.nodes])
     return runner.run(record)
@@ -173,15 +173,24 @@ def test_artifact_finished_by_another_run_meanwhile_is_adopted(tmp_path: Path) -
     graph = _graph(tmp_path, NUMBERS)
     first = _run(tmp_path, NUMBERS)["numbers"]
     reporter = Reporter()
-    runner = Runner(graph, Engine(ClusterConfig(executor="in_process"), reporter), reporter, LimitsConfig())
+    runner = Runner(graph, Engine(ClusterConfig(executor="in_process"), reporter), reporter)
     again = runner._run_node(NUMBERS, {}, {}, first.manifest.fingerprint)
     assert again.manifest == first.manifest
 
 
-def test_time_limit_stops_between_stages_and_the_run_goes_on_later(tmp_path: Path) -> None:
-    with pytest.raises(RunError, match="limit of time"):
-        _run(tmp_path, limits=LimitsConfig(hours=1e-12))
-    assert set(_run(tmp_path)) == {"numbers", "even"}
+def test_limit_stops_between_stages_and_a_higher_one_goes_on(tmp_path: Path) -> None:
+    used = Usage(hours=1.0, attempts=2)
+    with pytest.raises(LimitReachedError, match="reached its limit") as caught:
+        _run(tmp_path, meter=Meter(Budget(hours=1.0), used))
+    assert "limits.hours" in str(caught.value)
+    assert "3 attempt(s)" in str(caught.value)
+    assert toy_stages.CALLS == []
+    assert set(_run(tmp_path, meter=Meter(Budget(hours=2.0), used))) == {"numbers", "even"}
+
+
+def test_limit_that_is_reached_by_finished_work_reuses_it_all_the_same(tmp_path: Path) -> None:
+    _run(tmp_path)
+    assert set(_run(tmp_path, meter=Meter(Budget(hours=1.0), Usage(hours=5.0)))) == {"numbers", "even"}
 
 
 def test_record_tells_states_and_opens_artifacts_of_a_moved_run(tmp_path: Path) -> None:

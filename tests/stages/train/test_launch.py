@@ -15,6 +15,7 @@ import pytest
 from pipeline.artifact import Artifact
 from pipeline.engine import Engine
 from pipeline.errors import RunError, UserError
+from pipeline.meter import Budget, LimitReachedError, Meter
 from pipeline.termination import Terminated, end_at_sigterm
 from stages.train import launch, loop
 from stages.train.board import BoardProgress
@@ -159,6 +160,63 @@ def test_training_in_this_process_told_to_end_takes_a_checkpoint_after_that_step
     assert told_to_end(tmp_path / "told", pool, recipe(epochs=2), TellToEnd(24)) == 2
     resumed, whole = (train(tmp_path / name, pool, recipe(epochs=2)) for name in ("told", "whole"))
     assert resumed.manifest.content == whole.manifest.content
+
+
+class UseUp:
+    """A progress bar; once a number of samples is done, the hours that a run may take have passed."""
+
+    def __init__(self, samples: int) -> None:
+        self._samples = samples
+        self.now = 0.0
+
+    def clock(self) -> float:
+        return self.now
+
+    def set(self, done: int, note: str = "", *, total: int | None = None) -> None:
+        if done >= self._samples:
+            self.now = 7200.0
+
+
+def used_up(root: Path, pool: tuple[Artifact, str], config: TrainConfig, samples: int, **more: Any) -> int:
+    """Train until two hours have passed and one was allowed; steps of the checkpoint that was taken then."""
+    bar = UseUp(samples)
+    made = context(root, inputs={"pool": pool[0]}, external={"shards": listed(pool[1])}, **more)
+    made.reporter.bar = lambda *_: nullcontext(bar)  # type: ignore[method-assign, assignment]
+    before, made.engine.meter = made.engine.meter, Meter(Budget(hours=1.0), clock=bar.clock)
+    try:
+        with pytest.raises(LimitReachedError, match=r"limits\.hours"):
+            TrainStage(config, pool_path=pool[1]).run(made)
+        assert made.engine.meter.usage().cpu_hours == 2.0 * config.num_workers
+    finally:
+        made.engine.meter = before
+    last = CheckpointStore(made.output).latest()
+    assert last is not None
+    return last.step
+
+
+def test_training_in_this_process_that_reaches_a_limit_takes_a_checkpoint_and_goes_on_from_it(
+    pool: tuple[Artifact, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loop, "Listener", partial(Listener, seconds=0))
+    assert used_up(tmp_path / "limited", pool, recipe(epochs=2), 24) == 2
+    resumed, whole = (train(tmp_path / name, pool, recipe(epochs=2)) for name in ("limited", "whole"))
+    assert resumed.manifest.content == whole.manifest.content
+
+
+@pytest.mark.ray
+def test_two_ranks_whose_run_reaches_a_limit_take_a_checkpoint_and_go_on_from_it(
+    ray_engine: Engine,
+    pool: tuple[Artifact, str],
+    straight: Artifact,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with monkeypatch.context() as patched:
+        patched.setattr(launch, "_rank", _rank_with(WaitForTheEnd()))
+        step = used_up(tmp_path, pool, recipe(**TWO_RANKS), 4 * 12, engine=ray_engine)
+    assert 4 <= step < 12
+    resumed = train(tmp_path, pool, recipe(**TWO_RANKS), ray_engine)
+    assert resumed.manifest.content == straight.manifest.content
 
 
 def _rank_with(function: Any) -> Any:
