@@ -131,17 +131,18 @@ def in_fresh_process(work: Callable[..., Any], *arguments: Any) -> tuple[Any, Ru
 
 
 class PeakMemory:
-    """Samples the resident memory of this process's tree, see `tree_bytes`."""
+    """Samples the resident memory of this process's tree, see `tree_bytes`, or of this process alone."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, children: bool = True) -> None:
         """Nothing is sampled yet."""
         self.idle = self.peak = 0
+        self._measure = tree_bytes if children else own_bytes
         self._end = Event()
         self._thread = Thread(target=self._sample, daemon=True)
 
     def __enter__(self) -> "PeakMemory":
         gc.collect()
-        self.idle = self.peak = tree_bytes(os.getpid())
+        self.idle = self.peak = self._measure(os.getpid())
         self._thread.start()
         return self
 
@@ -156,7 +157,7 @@ class PeakMemory:
 
     def _sample(self) -> None:
         while not self._end.wait(SAMPLE_SECONDS):
-            self.peak = max(self.peak, tree_bytes(os.getpid()))
+            self.peak = max(self.peak, self._measure(os.getpid()))
 
 
 def tree_bytes(pid: int) -> int:
@@ -166,6 +167,11 @@ def tree_bytes(pid: int) -> int:
     """
     resident = [_resident(member) for member in [pid, *_descendants(pid)]]
     return sum(own for own, _ in resident) + max(shared for _, shared in resident)
+
+
+def own_bytes(pid: int) -> int:
+    """Resident bytes of one process, without mapped files and shared memory."""
+    return _resident(pid)[0]
 
 
 def _resident(pid: int) -> tuple[int, int]:

@@ -49,6 +49,7 @@ def test_pairs_alternate_who_is_first_and_leave_the_warm_up_out():
     assert calls == ["a", "b", "b", "a", "a", "b", "b", "a"]
     assert len(pairs) == 3
     assert [run.seconds for run in pairs.ours] == [1.0, 2.0, 3.0]
+    assert pairs.seconds() == {"ours": 2.0, "theirs": 2.0}
     assert pairs.slowdown().median == 1.0
     assert pairs.speedup().median == 1.0
     assert (pairs.slowdown().low, pairs.slowdown().high) == (0.5, 1.5)
@@ -122,3 +123,10 @@ def test_peak_memory_outlives_what_was_freed():
         held = tree_bytes(os.getpid())
     assert memory.above_idle > 200 * MIB
     assert memory.peak >= held
+
+
+def test_peak_memory_of_the_process_alone_leaves_its_children_out():
+    with PeakMemory(children=False) as alone, PeakMemory() as tree:
+        allocate_in_child(200)
+    assert tree.above_idle > 190 * MIB
+    assert alone.above_idle < 100 * MIB
