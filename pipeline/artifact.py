@@ -277,9 +277,11 @@ class ArtifactWriter:
         data = parquet_bytes(table)
         return self.put_bytes(f"{stem}-{sha256_hex(data)[:16]}.parquet", data, rows=table.num_rows)
 
-    def put_file(self, path: str, local: Path, *, rows: int = 0, inputs: str | None = None) -> FileEntry:
-        """Put a file that was built whole on local disk."""
-        entry = FileEntry(path, rows, local.stat().st_size, sha256_file(local), inputs)
+    def put_file(
+        self, path: str, local: Path, *, rows: int = 0, inputs: str | None = None, sha256: str | None = None
+    ) -> FileEntry:
+        """Put a file that was built whole on local disk; `sha256` where whoever wrote it knows its digest."""
+        entry = FileEntry(path, rows, local.stat().st_size, sha256 or sha256_file(local), inputs)
         uri = join(self.root, path)
         try:
             self.storage.put_file(uri, local, overwrite=self.overwrite)

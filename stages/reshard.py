@@ -34,6 +34,7 @@ from stages.reshard_plan import plan_reshard
 _SLICE_RECORDS = 16 << 20
 _GROUP_ROWS = 4 << 20
 _MANY_GROUPS = 64
+_WRITE_BUFFER = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -203,9 +204,10 @@ def _write_shard(
     name = side_files.shard_name(shard.number)
     with tempfile.TemporaryDirectory(prefix="gradsieve-") as folder:
         local = Path(folder) / name
-        with local.open("wb") as sink:
-            num_renamed = _copy(TarWriter(sink), _samples(shard, pool, pool_path, storage))
-        entry = writer.put_file(name, local, rows=shard.num_samples)
+        with local.open("wb", buffering=_WRITE_BUFFER) as sink:
+            tar = TarWriter(sink)
+            num_renamed = _copy(tar, _samples(shard, pool, pool_path, storage))
+        entry = writer.put_file(name, local, rows=shard.num_samples, sha256=tar.sha256)
     stats = canonical_json(side_files.stats(shard.num_samples))
     return WrittenShard((entry, writer.put_bytes(side_files.stats_name(shard.number), stats)), num_renamed)
 

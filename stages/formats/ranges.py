@@ -6,10 +6,12 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.storage import Storage
+from pipeline.storage import Storage, is_s3
 
 MAX_GAP = 1 << 20
-"""Bytes between two wanted pieces that are cheaper to read than to ask for anew."""
+"""Bytes between two wanted pieces of an object that are cheaper to read than to ask for anew."""
+MAX_LOCAL_GAP = 16 << 10
+"""The same for a file."""
 MAX_RANGE = 64 << 20
 """Bytes of one read at most, unless one piece is larger."""
 
@@ -56,7 +58,7 @@ def coalesce(
 def read_pieces(
     storage: Storage, uri: str, offset: NDArray[np.integer], length: NDArray[np.integer]
 ) -> Iterator[memoryview]:
-    """Each piece's bytes, in order; neighbours share one read.
+    """Each piece's bytes, in order; neighbours share one read, and little else than pieces is read.
 
     Args:
         storage: where `uri` can be read.
@@ -67,7 +69,7 @@ def read_pieces(
     Raises:
         RunError: the file ends before a piece does.
     """
-    for part in coalesce(offset, length):
+    for part in coalesce(offset, length, max_gap=MAX_GAP if is_s3(uri) else MAX_LOCAL_GAP):
         data = memoryview(storage.read_range(uri, part.offset, part.length))
         for piece in range(part.first, part.stop):
             begin = int(offset[piece]) - part.offset

@@ -3,6 +3,7 @@
 A sample is a run of members with the same key: folder and base name up to its first dot (webdataset's rule).
 """
 
+import hashlib
 import io
 import tarfile
 from collections.abc import Iterator, Sequence
@@ -173,8 +174,30 @@ def _changed(found: object) -> RunError:
     )
 
 
+_PLAIN_HEADER = tarfile.TarInfo()
+_PLAIN_HEADER.mode = _MODE
+_TEMPLATE = bytearray(_PLAIN_HEADER.tobuf(tarfile.USTAR_FORMAT))
+"""Header of an empty file without a name; name, size and checksum are filled in."""
+_NAME, _SIZE, _CHECKSUM = slice(0, 100), slice(124, 135), slice(148, 155)
+_MOST_PLAIN = 8**11
+_SUM = sum(_TEMPLATE[: _CHECKSUM.start]) + sum(_TEMPLATE[_CHECKSUM.start + 8 :]) + 8 * ord(" ")
+_SUM -= sum(_TEMPLATE[_SIZE]) + sum(_TEMPLATE[_NAME])
+
+
 def tar_header(name: str, size: int) -> bytes:
     """Header of a plain file: ustar, or pax where the name is too long for it; no time, no owner."""
+    raw = name.encode("utf-8", "surrogateescape")
+    if len(raw) > _NAME.stop or size >= _MOST_PLAIN:
+        return _other_header(name, size)
+    digits = b"%011o" % size
+    header = _TEMPLATE.copy()
+    header[: len(raw)] = raw
+    header[_SIZE] = digits
+    header[_CHECKSUM] = b"%06o\0" % (_SUM + sum(raw) + sum(digits))
+    return bytes(header)
+
+
+def _other_header(name: str, size: int) -> bytes:
     info = tarfile.TarInfo(name)
     info.size, info.mode = size, _MODE
     try:
@@ -190,6 +213,12 @@ class TarWriter:
         """`sink` stays open."""
         self._sink = sink
         self._written = 0
+        self._digest = hashlib.sha256()
+
+    @property
+    def sha256(self) -> str:
+        """Of all bytes so far, as 64 hex digits."""
+        return self._digest.hexdigest()
 
     def add(self, name: str, data: bytes) -> None:
         """Append one member."""
@@ -204,6 +233,7 @@ class TarWriter:
 
     def _write(self, data: bytes) -> None:
         self._sink.write(data)
+        self._digest.update(data)
         self._written += len(data)
 
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from pipeline.errors import RunError
 from pipeline.storage import Storage
-from stages.formats.ranges import Range, coalesce, read_pieces
+from stages.formats.ranges import MAX_GAP, MAX_LOCAL_GAP, Range, coalesce, read_pieces
 
 pieces = st.lists(st.tuples(st.integers(0, 40), st.integers(1, 30)), min_size=1, max_size=20)
 
@@ -56,3 +56,31 @@ def test_file_that_ends_early_is_an_error(tmp_path: Path) -> None:
     path.write_bytes(b"12345")
     with pytest.raises(RunError, match="shorter than its index says"):
         list(read_pieces(Storage(), str(path), np.array([0, 3]), np.array([2, 3])))
+
+
+class _Reads(Storage):
+    """Answers every range with zeros and remembers it."""
+
+    def read_range(self, uri: str, offset: int, length: int) -> bytes:
+        asked.append((uri, offset, length))
+        return bytes(length)
+
+
+asked: list[tuple[str, int, int]] = []
+
+
+@pytest.mark.parametrize(
+    ("uri", "gap", "num_reads"),
+    [
+        ("/pool/0.tar", MAX_LOCAL_GAP, 1),
+        ("/pool/0.tar", MAX_LOCAL_GAP + 1, 2),
+        ("s3://pool/0.tar", MAX_GAP, 1),
+        ("s3://pool/0.tar", MAX_GAP + 1, 2),
+    ],
+)
+def test_gaps_are_read_where_that_is_cheaper_than_asking_anew(uri: str, gap: int, num_reads: int) -> None:
+    asked.clear()
+    pieces = list(read_pieces(_Reads(), uri, np.array([0, 10 + gap]), np.array([10, 10])))
+    assert [len(piece) for piece in pieces] == [10, 10]
+    assert len(asked) == num_reads
+    assert sum(length for _, _, length in asked) == (20 if num_reads == 2 else 20 + gap)

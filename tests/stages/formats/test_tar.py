@@ -1,3 +1,4 @@
+import hashlib
 import io
 import tarfile
 
@@ -286,3 +287,26 @@ def test_read_members_of_nothing_is_an_error() -> None:
 )
 def test_split_name_is_webdatasets_rule(name: str, expected: tuple[str, str] | None) -> None:
     assert split_name(name) == expected
+
+
+NAMES = st.text(st.characters(exclude_characters="\0", codec="utf-8"), min_size=1, max_size=140)
+
+
+@settings(deadline=None)
+@given(st.one_of(NAMES, st.sampled_from(["a" * 100, "ä" * 50, "a" * 101, "b/" * 60 + "c"])), st.integers(0, 8**12))
+def test_writer_header_is_that_of_pythons_tarfile(name: str, size: int) -> None:
+    info = tarfile.TarInfo(name)
+    info.size, info.mode = size, 0o444
+    try:
+        expected = info.tobuf(tarfile.USTAR_FORMAT, "utf-8", "surrogateescape")
+    except ValueError:
+        expected = info.tobuf(tarfile.PAX_FORMAT, "utf-8", "surrogateescape")
+    assert tar_header(name, size) == expected
+
+
+def test_writer_knows_the_digest_of_what_it_wrote() -> None:
+    sink = io.BytesIO()
+    writer = TarWriter(sink)
+    writer.add("1.jpg", b"x" * 700)
+    writer.close()
+    assert writer.sha256 == hashlib.sha256(sink.getvalue()).hexdigest()

@@ -27,8 +27,8 @@ def launched(monkeypatch: pytest.MonkeyPatch, spec: TrainSpec, outcomes: list[Ex
     """Launch with `fit` ending in these ways, one after the other: (attempts, what was told)."""
     attempts: list[int] = []
 
-    def fit(_: TrainSpec, board: Any) -> Notice:
-        del board
+    def fit(_: TrainSpec, board: Any, size: int, bundle: dict[str, float]) -> Notice:
+        del board, size, bundle
         outcome = outcomes[len(attempts)]
         attempts.append(1)
         if isinstance(outcome, Exception):
