@@ -15,6 +15,7 @@ from pipeline.stage import Size, StageContext, StagePlan, StageResult
 from pipeline.traffic import READ_AHEAD, Traffic, writes
 from stages.formats.ledger import LEDGER, PREFIX, LedgerPartition, partitions, stretches
 from stages.formats.score_parts import (
+    MERGE_BYTES_PER_ROW,
     BucketPieces,
     MergedBucket,
     SplitPart,
@@ -39,7 +40,6 @@ LOSS = Schema({**BATCHED.columns, "loss": pa.float32()})
 _BYTES_PER_ROW = 40
 """Of such a table in Parquet."""
 _TASK_BYTES_PER_ROW = 200
-_MERGE_BYTES_PER_ROW = 150
 _LEDGER_BYTES = 34
 """Of a ledger row in Parquet."""
 _RECORD_BYTES = 46
@@ -115,7 +115,7 @@ def plan_gathering(inputs: Mapping[str, Size], rates: Mapping[str, float]) -> St
     pieces = min(parts * buckets, rows)
     ledger = Traffic(rows * _LEDGER_BYTES, parts * _RANKS + rows * _LEDGER_BYTES // READ_AHEAD)
     between = rows * _RECORD_BYTES
-    memory = max(min(rows, MAX_PARTITION_ROWS) * _TASK_BYTES_PER_ROW, rows * _MERGE_BYTES_PER_ROW // buckets)
+    memory = max(min(rows, MAX_PARTITION_ROWS) * _TASK_BYTES_PER_ROW, rows * MERGE_BYTES_PER_ROW // buckets)
     return StagePlan(
         Size(rows, rows * _BYTES_PER_ROW, buckets),
         partitions=parts + buckets,

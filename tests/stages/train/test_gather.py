@@ -14,10 +14,11 @@ from pipeline.config_base import Config
 from pipeline.engine import Engine
 from pipeline.errors import RunError
 from pipeline.rates import RatesConfig
-from pipeline.stage import Size, StageResult
+from pipeline.stage import Size, StagePlan, StageResult
 from pipeline.storage import Storage
 from stages.formats import ledger_gather
 from stages.formats.frames import open_frame
+from stages.formats.score_parts import MERGE_BYTES_PER_ROW
 from stages.train.gather import GatherStage
 from stages.train.ledger import Ledger
 from tests.artifacts import commit, context, run_stage
@@ -211,10 +212,18 @@ def test_ray_gives_the_same_bytes_and_a_named_dataset_of_the_same_rows(tmp_path:
 
 
 def test_plan_grows_with_the_rows() -> None:
-    plan = GatherStage(Config()).plan(
-        {"pool": Size(128_000_000, 1), "training": Size(640_000_000, 1)}, RatesConfig().model_dump()
-    )
+    plan = planned(128_000_000)
     assert plan.output.rows == 640_000_000
     assert 20e9 < plan.output.bytes < 30e9
     assert plan.partitions == 306 + 64
-    assert plan.peak_task_bytes < 3 << 29
+
+
+def test_plan_memory_of_a_task_is_that_of_a_bucket_with_all_visits_or_of_a_partition() -> None:
+    assert planned(128_000_000).peak_task_bytes == 10_000_000 * MERGE_BYTES_PER_ROW  # 64 buckets, 5 visits
+    assert planned(12_800_000_000).peak_task_bytes <= 10_000_000 * MERGE_BYTES_PER_ROW
+    assert planned(2_000_000, visits=1).peak_task_bytes == 2_000_000 * 200
+
+
+def planned(samples: int, visits: int = 5) -> StagePlan:
+    inputs = {"pool": Size(samples, 1), "training": Size(samples * visits, 1)}
+    return GatherStage(Config()).plan(inputs, RatesConfig().model_dump())
