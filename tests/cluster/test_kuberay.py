@@ -186,6 +186,11 @@ def test_pods_have_no_rights_that_they_do_not_need(documents: Documents) -> None
             assert context == {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
 
 
+def test_autoscaler_beside_the_head_has_no_more_rights_than_the_others(spec: dict[str, Any]) -> None:
+    own = spec["headGroupSpec"]["template"]["spec"]["containers"][0]["securityContext"]
+    assert spec["autoscalerOptions"]["securityContext"] == own
+
+
 def test_every_container_says_what_it_needs(documents: Documents) -> None:
     for pod in pod_specs(documents):
         for container in pod["containers"]:
