@@ -68,7 +68,7 @@ def _fitted(spec: TrainSpec, engine: Engine, board: Any, ending: "_Ending", repo
     while not ending.is_set():
         size = _world_size(spec, engine, reporter)
         try:
-            notice = _fit(spec, board, size, _rank_bundle(spec, engine))
+            notice = _fit(spec, engine, board, size)
         except NodeTakenError as taken:
             reporter.say(f"{spec.name}: a node was taken away ({taken}); {_going_on(spec)}")
         except RankLostError as lost:
@@ -186,11 +186,15 @@ def _rank_bundle(spec: TrainSpec, engine: Engine) -> dict[str, float]:
     return engine.config.trainers.bundle(num_cpus=config.threads_per_rank)
 
 
-def _fit(spec: TrainSpec, board: Any, size: int, bundle: dict[str, float]) -> Notice:
+def _fit(spec: TrainSpec, engine: Engine, board: Any, size: int) -> Notice:
+    """Train by so many ranks until they leave; alone on this machine, nothing of theirs is open to the network."""
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
 
+    from stages.train.rendezvous import FileRendezvous
+
     config = spec.config
+    backend, bundle = "nccl" if config.use_gpu else "gloo", _rank_bundle(spec, engine)
     rank: Any = _rank
     none: dict[str, Any] = {"max_failures": 0, "max_preemption_failures": 0}  # `launch` starts ranks again, and says so
     with tempfile.TemporaryDirectory(prefix="gradsieve-train-") as scratch:
@@ -204,7 +208,9 @@ def _fit(spec: TrainSpec, board: Any, size: int, bundle: dict[str, float]) -> No
                 storage_path=scratch,
                 failure_config=FailureConfig(**none),
             ),
-            torch_config=TorchConfig(backend="nccl" if config.use_gpu else "gloo"),
+            torch_config=(
+                FileRendezvous(backend=backend, folder=scratch) if engine.alone else TorchConfig(backend=backend)
+            ),
         )
         result: Any = translated(lambda: _aside(trainer.fit), spec)
         return Notice(result.return_value)

@@ -27,8 +27,8 @@ def launched(monkeypatch: pytest.MonkeyPatch, spec: TrainSpec, outcomes: list[Ex
     """Launch with `fit` ending in these ways, one after the other: (attempts, what was told)."""
     attempts: list[int] = []
 
-    def fit(_: TrainSpec, board: Any, size: int, bundle: dict[str, float]) -> Notice:
-        del board, size, bundle
+    def fit(_: TrainSpec, engine: Engine, board: Any, size: int) -> Notice:
+        del engine, board, size
         outcome = outcomes[len(attempts)]
         attempts.append(1)
         if isinstance(outcome, Exception):
