@@ -1,5 +1,5 @@
 # make demo: from nothing to a curated pool and its report.   make test: everything that CI checks.   make bench: speed.
-.PHONY: demo test test-object-store cluster-test chaos bench bench-full lint help
+.PHONY: demo test test-object-store test-monitoring cluster-test chaos bench bench-full lint help
 .DELETE_ON_ERROR:
 
 VENV ?= .venv
@@ -61,6 +61,10 @@ bench-full: $(VENV)/.installed-bench
 # Jobs, lost nodes and fewer ranks on real clusters of several raylets on this machine; about half an hour.
 cluster-test: $(VENV)/.installed-dev
 	GRADSIEVE_CLUSTER_RUNS=1 GRADSIEVE_FULL_MATRIX=1 $(BIN)/python -m pytest tests/cluster tests/crash/test_nodes.py
+
+# Minutes: a real Prometheus on a run on a real Ray; Debian: apt-get install prometheus
+test-monitoring: $(VENV)/.installed-dev
+	GRADSIEVE_LIVE_METRICS=1 $(BIN)/python -m pytest tests/cluster/monitoring
 
 # Hours: the full kill matrix, then random kills until there were enough; the seed is printed and can be given again.
 kills ?= 100
