@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.errors import RunError
-from stages.formats.image import ImageError, decode_image
+from stages.formats.image import Decode, ImageError, decode_image_into
 from stages.formats.pair import PairError, pair_of
 from stages.formats.tar import read_members
 
@@ -30,6 +30,24 @@ def decode_sample(data: bytes | memoryview, image_size: int, *, where: str) -> S
     Raises:
         RunError: the bytes are not those of a usable sample, although the pool's index lists it.
     """
+    pixels = np.empty((3, image_size, image_size), np.uint8)
+    return Sample(pixels, decode_sample_into(data, pixels, where=where))
+
+
+def decode_sample_into(
+    data: bytes | memoryview, pixels: NDArray[np.uint8], *, where: str, decode: Decode = "exact"
+) -> str:
+    """`decode_sample` into memory that exists already; gives the caption.
+
+    Args:
+        data: consecutive tar members, headers included.
+        pixels: [3, S, S], to be filled.
+        where: file, offset and uid, for the message.
+        decode: how the image is decoded.
+
+    Raises:
+        RunError: as `decode_sample`.
+    """
     try:
         members = read_members(bytes(data))
     except RunError as error:
@@ -42,7 +60,7 @@ def decode_sample(data: bytes | memoryview, image_size: int, *, where: str) -> S
         ) from error
     try:
         pair = pair_of(members)
-        return Sample(decode_image(pair.image, image_size), pair.caption)
+        decode_image_into(pair.image, pixels, decode)
     except (ImageError, PairError) as error:
         raise RunError(
             "a sample that the index calls usable cannot be read",
@@ -51,6 +69,7 @@ def decode_sample(data: bytes | memoryview, image_size: int, *, where: str) -> S
             found=error,
             next_step="let the pool stage decode every image (`pool.check`), so that it is quarantined",
         ) from error
+    return pair.caption
 
 
 def sample_place(uri: str, offset: int, uid_hi: int, uid_lo: int) -> str:

@@ -14,6 +14,7 @@ from stages.train.spec import Standing, TrainSpec
 _POLL_SECONDS = 0.5
 _PATIENCE_SECONDS = 0.1
 _SLOW_SECONDS = 10.0
+_TOLD_SHARE = 0.01
 
 
 class BarProgress:
@@ -21,8 +22,11 @@ class BarProgress:
 
     def __init__(self, bar: Bar, reporter: Reporter, ending: Ending) -> None:
         self._bar, self._reporter, self._ending = bar, reporter, ending
+        self.last: Standing | None = None
+        """Where training stood last."""
 
     def stand(self, standing: Standing) -> None:
+        self.last = standing
         _show(self._bar, standing)
 
     def warn(self, text: str) -> None:
@@ -57,6 +61,10 @@ class Board:
         self._ending = self._ending or told
         warnings, self._warnings = self._warnings, []
         return self._standing, warnings
+
+    def standing(self) -> Standing | None:
+        """How far training is, as `read` says it, and no warning is lost."""
+        return self._standing
 
     def ending(self) -> bool:
         """Whether the run was told to end."""
@@ -112,6 +120,18 @@ class BoardProgress:
             return False
 
 
+def last_standing(board: Any) -> Standing | None:
+    """Where training stood last; None if the board cannot say."""
+    import ray
+    from ray.exceptions import GetTimeoutError, RayError
+
+    try:
+        standing: Standing | None = ray.get(board.standing.remote(), timeout=_SLOW_SECONDS)
+    except (GetTimeoutError, RayError):  # it is for people; a run does not fail for it
+        return None
+    return standing
+
+
 @contextmanager
 def progress_shown(spec: TrainSpec, reporter: Reporter, ending: Ending) -> Iterator[Any]:
     """An actor for ranks to report to, and a thread that shows what it knows and passes on that the run shall end."""
@@ -155,4 +175,5 @@ def _watch(board: Any, bar: Bar, reporter: Reporter, stop: threading.Event, endi
 
 def _show(bar: Bar, standing: Standing) -> None:
     effect = f", {standing.effective_share:.0%} in effect" if standing.effective_share < 1 else ""
-    bar.set(standing.samples, f"loss {standing.loss:.3f}{effect}", total=standing.total)
+    waiting = f", {standing.wait_share:.0%} of the time waiting for data" if standing.wait_share >= _TOLD_SHARE else ""
+    bar.set(standing.samples, f"loss {standing.loss:.3f}{effect}{waiting}", total=standing.total)

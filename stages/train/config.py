@@ -65,6 +65,10 @@ class TrainConfig(Config):
     """Threads of a rank's arithmetic; sums depend on it in their last bits."""
     loader_threads: int = placement(2, ge=1)
     """Threads of a rank that read and decode images."""
+    loader_processes: int = placement(0, ge=0)
+    """Processes beside each rank that decode images instead of its threads, which hold up a GPU; 0 for none."""
+    decode: Literal["exact", "draft"] = "exact"
+    """`draft` decodes large JPEGs at a fraction of their size and resizes faster; pixels differ a little."""
     window: int = Field(1024, ge=1)
     """Samples of a lane that are shuffled among each other."""
     sampling: Literal["without_replacement", "with_replacement"] = "without_replacement"
@@ -128,6 +132,8 @@ class TrainConfig(Config):
         lines = []
         if self.method != "mimic" and self.is_set("temperature"):
             lines.append(f"temperature: no effect with `method: {self.method}`, which weighs all alike")
+        if self.loader_processes and self.is_set("loader_threads"):
+            lines.append("loader_threads: no effect beside `loader_processes`")
         if self.method == "score":
             learning = self.is_set(
                 "learning_rate", "warmup", "beta1", "beta2", "eps", "weight_decay", "grad_clip", "accumulation"

@@ -18,12 +18,12 @@ from pipeline.meter import Meter
 from pipeline.metrics import count
 from pipeline.progress import Reporter
 from pipeline.termination import time_to_save
-from stages.train.board import BarProgress, BoardProgress, progress_shown
+from stages.train.board import BarProgress, BoardProgress, last_standing, progress_shown
 from stages.train.checkpoint import CheckpointStore
 from stages.train.config import TrainConfig
 from stages.train.notice import Notice
 from stages.train.rank_errors import NodeTakenError, RankLostError, translated
-from stages.train.spec import TrainSpec
+from stages.train.spec import Standing, TrainSpec
 
 Value = TypeVar("Value")
 
@@ -32,8 +32,11 @@ _ALL_SECONDS = 60.0
 """How long all ranks are waited for where fewer may train."""
 
 
-def launch(spec: TrainSpec, engine: Engine, reporter: Reporter) -> None:
+def launch(spec: TrainSpec, engine: Engine, reporter: Reporter) -> Standing | None:
     """Run a training to its end, going on from the last checkpoint when a rank or its node is lost.
+
+    Returns:
+        Where it stood last, if that is known.
 
     Raises:
         GradsieveError: as raised in a rank, or RunError where ranks were lost too often.
@@ -41,16 +44,16 @@ def launch(spec: TrainSpec, engine: Engine, reporter: Reporter) -> None:
         LimitReachedError: the run has used what it may; a checkpoint was taken.
     """
     with engine.meter.running(**_occupied(spec.config)):
-        _launch(spec, engine, reporter)
+        return _launch(spec, engine, reporter)
 
 
-def _launch(spec: TrainSpec, engine: Engine, reporter: Reporter) -> None:
+def _launch(spec: TrainSpec, engine: Engine, reporter: Reporter) -> Standing | None:
     if engine.config.executor == "in_process":
         with time_to_save(engine.config.grace_seconds) as told:
-            notice = _in_this_process(spec, reporter, _Ending(told, engine.meter))
+            notice, standing = _in_this_process(spec, reporter, _Ending(told, engine.meter))
         if notice is Notice.RUN_ENDS:
             engine.meter.check(spec.name)
-        return
+        return standing
     patience = str(max(1.0, engine.config.wait_for_nodes_seconds))  # ranks may wait for nodes, or for other work to end
     os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", patience)
     engine.ensure_ray()
@@ -58,8 +61,9 @@ def _launch(spec: TrainSpec, engine: Engine, reporter: Reporter) -> None:
         ending = _Ending(told, engine.meter)
         with progress_shown(spec, reporter, ending) as board:
             if _fitted(spec, engine, board, ending, reporter):
-                return
+                return last_standing(board)
     engine.meter.check(spec.name)
+    return None
 
 
 def _fitted(spec: TrainSpec, engine: Engine, board: Any, ending: "_Ending", reporter: Reporter) -> bool:
@@ -117,7 +121,7 @@ def _lost_too_often(spec: TrainSpec, lost: RankLostError) -> RunError:
     )
 
 
-def _in_this_process(spec: TrainSpec, reporter: Reporter, ending: "_Ending") -> Notice:
+def _in_this_process(spec: TrainSpec, reporter: Reporter, ending: "_Ending") -> tuple[Notice, Standing | None]:
     import torch  # only here: naming this module must not bring torch
 
     from stages.train.loop import train
@@ -135,7 +139,8 @@ def _in_this_process(spec: TrainSpec, reporter: Reporter, ending: "_Ending") -> 
     threads = torch.get_num_threads()
     try:
         with reporter.bar(spec.name, None, "samples") as bar:
-            return train(spec, Ranks(), device, BarProgress(bar, reporter, ending))
+            progress = BarProgress(bar, reporter, ending)
+            return train(spec, Ranks(), device, progress), progress.last
     finally:
         torch.set_num_threads(threads)
 

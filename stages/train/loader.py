@@ -1,12 +1,11 @@
-"""Batches for one rank: read ahead, decoded and tokenised beside the training thread."""
+"""Batches for one rank: read ahead, decoded and tokenised beside the training thread, in threads or processes."""
 
-import threading
 import time
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,11 +13,15 @@ from numpy.typing import NDArray
 from pipeline.artifact import Artifact
 from pipeline.errors import UserError
 from pipeline.storage import absolute
-from stages.formats.sample import Sample, decode_sample, sample_place
+from stages.formats.image import Decode
+from stages.formats.sample import sample_place
 from stages.formats.uid_set import read_uid_set
 from stages.models.config import ModelConfig
+from stages.train.decode_work import InProcesses, InThreads
+from stages.train.decoder import Encoded
 from stages.train.order import EpochOrder, LaneSlots, Order, Positions
 from stages.train.sample_index import SampleIndex
+from stages.train.shared_batches import BatchMemory, BatchShape
 from stages.train.visits import VisitCounter
 from stages.train.window_reader import Stored, StreamReader, WindowReader
 
@@ -40,7 +43,11 @@ class LoaderSpec:
     replacement: bool = False
     samples: tuple[str, ...] = ()
     """Subset files; if there are any, only the samples in them are visited."""
+    decode: Decode = "exact"
+    """How images become pixels."""
     decode_threads: int = 2
+    decode_processes: int = 0
+    """Processes that decode instead of threads; 0 for none."""
     prefetch: int = 2
     """Batches that are prepared ahead."""
 
@@ -104,11 +111,26 @@ class Loader:
             replacement=spec.replacement,
         )
         self._waited = self._elapsed = 0.0
+        rows = len(self._lanes) * self.order.lane_batch
+        shape = BatchShape(rows, spec.model.image_size, spec.model.context_length)
+        self._work: InThreads | InProcesses = (
+            InProcesses(spec.model, spec.decode, shape, spec.decode_processes, num_ahead=spec.prefetch + 1)
+            if spec.decode_processes
+            else InThreads(spec.model, spec.decode, shape, spec.decode_threads)
+        )
+
+    def close(self) -> None:
+        """End the decoding processes, if there are any; batches that were given stay valid."""
+        self._work.close()
 
     @property
     def wait_share(self) -> float:
-        """Share of the time since iteration began that was spent waiting for the next batch."""
+        """Share of the time since iteration (or the clock) began that was spent waiting for the next batch."""
         return self._waited / self._elapsed if self._elapsed else 0.0
+
+    def restart_clock(self) -> None:
+        """Forget what was waited for so far."""
+        self._waited = self._elapsed = 0.0
 
     def iterate(self, epoch: int, first_batch: int = 0) -> Iterator[LocalBatch]:
         """The batches `first_batch`, `first_batch + 1`, ... of an epoch; what lies before is not read.
@@ -120,11 +142,9 @@ class Loader:
         begun = time.monotonic()
         with (
             ThreadPoolExecutor(max(2, min(len(self._lanes), 8)), "read") as readers,
-            ThreadPoolExecutor(self._spec.decode_threads, "decode") as decoders,
+            ThreadPoolExecutor(self._work.num_threads, "decode") as decoders,
         ):
-            plan = _EpochPlan(
-                self._spec, self._lanes, order, self._index, _decoder(self._spec.model), readers, decoders
-            )
+            plan = _EpochPlan(self._spec, self._lanes, order, self._index, self._work, readers, decoders)
             pending: deque[_PendingBatch] = deque()
             upcoming = iter(range(first_batch, self.order.num_batches))
             try:
@@ -145,50 +165,20 @@ class Loader:
                     pool.shutdown(wait=False, cancel_futures=True)
 
 
-class _Decoder:
-    """Stored bytes to pixels and tokens."""
-
-    def __init__(self, model: ModelConfig) -> None:
-        from stages.models.build import build_tokenizer  # brings torch, which only ranks need
-
-        self.image_size, self.context_length = model.image_size, model.context_length
-        self._tokenizer: Any = build_tokenizer(model)
-        self._lock = threading.Lock()
-
-    def decode(self, stored: Stored, row: int) -> Sample:
-        """Pixels and caption of one sample."""
-        rows = stored.rows
-        where = sample_place(stored.uris[row], int(rows.offset[row]), int(rows.uid_hi[row]), int(rows.uid_lo[row]))
-        return decode_sample(stored.data[row], self.image_size, where=where)
-
-    def tokenize(self, captions: list[str]) -> NDArray[np.int64]:
-        """Token ids [n, context]."""
-        with self._lock:  # tokenizers of Hugging Face are not safe to share between threads
-            return np.asarray(self._tokenizer(captions), np.int64)
-
-
-_decoders: dict[str, _Decoder] = {}
-
-
-def _decoder(model: ModelConfig) -> _Decoder:
-    """The decoder of a model, built once in a process: a tokenizer takes a while to load."""
-    key = model.model_dump_json()
-    if key not in _decoders:
-        _decoders[key] = _Decoder(model)
-    return _decoders[key]
-
-
 class _PendingBatch(NamedTuple):
     """A batch whose lanes are being decoded into its arrays."""
 
     batch: LocalBatch
+    memory: BatchMemory
     lanes: list[Future[None]]
+    work: InThreads | InProcesses
 
     def collect(self) -> LocalBatch:
         """Wait for all lanes."""
         for lane in self.lanes:
             lane.result()
-        return self.batch
+        given = self.work.given(self.memory)
+        return replace(self.batch, images=given.images, tokens=given.tokens)
 
 
 class _EpochPlan:
@@ -200,17 +190,18 @@ class _EpochPlan:
         lanes: range,
         epoch: EpochOrder,
         index: SampleIndex,
-        decoder: _Decoder,
+        work: InThreads | InProcesses,
         readers: ThreadPoolExecutor,
         decoders: ThreadPoolExecutor,
     ) -> None:
-        self._lanes, self._epoch, self._decoder, self._decoders = lanes, epoch, decoder, decoders
+        self._lanes, self._epoch, self._work, self._decoders = lanes, epoch, work, decoders
         self._visits = VisitCounter(epoch)
         self._windows = WindowReader(StreamReader(spec.pool.storage, spec.pool_path, index, epoch), epoch, readers)
 
     def schedule(self, index: int) -> _PendingBatch:
         """Start the work on one batch."""
-        batch = self._empty(index)
+        memory = self._work.take()
+        batch = self._empty(index, memory)
         width = self._epoch.order.lane_batch
         work = []
         for number, lane in enumerate(self._lanes):
@@ -220,27 +211,26 @@ class _EpochPlan:
             if real < width:
                 sources.append(self._windows.fillers(slots.positions[real:]))
             rows = slice(number * width, (number + 1) * width)
-            work.append(self._decoders.submit(self._fill, batch, rows, slots, sources))
-        return _PendingBatch(batch, work)
+            work.append(self._decoders.submit(self._fill, batch, memory, rows, slots, sources))
+        return _PendingBatch(batch, memory, work, self._work)
 
-    def _fill(self, batch: LocalBatch, rows: slice, slots: LaneSlots, sources: list[Future[Stored]]) -> None:
+    def _fill(
+        self, batch: LocalBatch, memory: BatchMemory, rows: slice, slots: LaneSlots, sources: list[Future[Stored]]
+    ) -> None:
         """Decode one lane's samples into their rows of the batch."""
-        captions = []
         found = _find([source.result() for source in sources], slots.positions)
         for place, (source, row) in enumerate(found, rows.start):
-            batch.images[place], caption = self._decoder.decode(source, row)
             batch.uid_hi[place], batch.uid_lo[place] = source.rows.uid_hi[row], source.rows.uid_lo[row]
-            captions.append(caption)
-        batch.tokens[rows] = self._decoder.tokenize(captions)
+        encoded = Encoded([source.data[row] for source, row in found], [_place(*where) for where in found])
+        self._work.fill(encoded, memory, rows)
         batch.scored[rows] = slots.scored
         batch.visit[rows] = self._visits.visits(slots.positions)
 
-    def _empty(self, index: int) -> LocalBatch:
-        size = len(self._lanes) * self._epoch.order.lane_batch
-        side = self._decoder.image_size
+    def _empty(self, index: int, memory: BatchMemory) -> LocalBatch:
+        size = len(memory.images)
         return LocalBatch(
-            images=np.empty((size, 3, side, side), np.uint8),
-            tokens=np.empty((size, self._decoder.context_length), np.int64),
+            images=memory.images,
+            tokens=memory.tokens,
             uid_hi=np.empty(size, np.uint64),
             uid_lo=np.empty(size, np.uint64),
             scored=np.empty(size, np.bool_),
@@ -248,6 +238,11 @@ class _EpochPlan:
             epoch=self._epoch.number,
             index=index,
         )
+
+
+def _place(source: Stored, row: int) -> str:
+    rows = source.rows
+    return sample_place(source.uris[row], int(rows.offset[row]), int(rows.uid_hi[row]), int(rows.uid_lo[row]))
 
 
 def _find(stored: list[Stored], positions: Positions) -> list[tuple[Stored, int]]:

@@ -53,7 +53,11 @@ def train(spec: TrainSpec, ranks: Ranks, device: torch.device, progress: Progres
         RunError: loss or scores are not finite, or the reference became uninformative and that stops the run.
     """
     make_repeatable(spec.config.threads_per_rank, device)
-    return _Training(spec, ranks, device, progress).run()
+    training = _Training(spec, ranks, device, progress)
+    try:
+        return training.run()
+    finally:
+        training.close()
 
 
 def make_repeatable(threads: int, device: torch.device) -> None:
@@ -129,6 +133,10 @@ class _Training:
                 return notice
         return Notice.NONE
 
+    def close(self) -> None:
+        """End what loads beside this process."""
+        self._loader.close()
+
     def _batches(self) -> Iterator[tuple[int, LocalBatch]]:
         step = self._resumed.step
         while step < self._num_steps:
@@ -173,7 +181,8 @@ class _Training:
                 logit_scale=float(_logit_scale(self._clip)),
             )
             total = self._num_steps * batch_size
-            self._progress.stand(Standing((step + 1) * batch_size, total, outcome.loss, outcome.effective_share))
+            seen, waited = (step + 1) * batch_size, self._loader.wait_share
+            self._progress.stand(Standing(seen, total, outcome.loss, outcome.effective_share, waited))
         if self._ledger is not None:
             self._append_to_ledger(self._ledger, step, local, outcome)
 
@@ -262,6 +271,7 @@ class _Training:
         if tables:
             self._drops = LossDrops.read(reference.read_table(tables[0]))
             self._probe = Probe(self._loader, len(self._drops.by_uid), self._ranks, self._device)
+            self._loader.restart_clock()
 
     def _check_reference(self, done: int) -> None:
         """Is the reference still better where scores say so?"""

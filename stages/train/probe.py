@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 
 import numpy as np
@@ -26,6 +26,11 @@ def to_batch(local: LocalBatch, device: torch.device) -> Batch:
     return Batch(*(tensor.to(device, non_blocking=True) for tensor in tensors))
 
 
+def _copied(local: LocalBatch) -> LocalBatch:
+    """In memory of its own: the loader's is for batches that come and go."""
+    return replace(local, images=local.images.copy(), tokens=local.tokens.copy())
+
+
 @dataclass(frozen=True)
 class ProbeResult:
     """One batch of a probe, the scored samples of all ranks."""
@@ -42,7 +47,7 @@ class Probe:
     def __init__(self, loader: Loader, num_samples: int, ranks: Ranks, device: torch.device) -> None:
         """Load as many whole batches as `num_samples` need, at most an epoch."""
         wanted = min(math.ceil(num_samples / loader.order.batch_size), loader.order.num_batches)
-        self._batches = list(islice(loader.iterate(0, 0), wanted))
+        self._batches = [_copied(local) for local in islice(loader.iterate(0, 0), wanted)]
         self._ranks, self._device = ranks, device
 
     def measure(self, step: Step, model: nn.Module) -> list[ProbeResult]:

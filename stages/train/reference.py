@@ -1,6 +1,7 @@
 """The reference stage: the weights to mimic, and whether scores by them say anything."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import ClassVar
 
 from pipeline.errors import UserError
@@ -74,9 +75,10 @@ class ReferenceStage(Stage[ReferenceConfig]):
         """
         if self.config.source == TRAIN and "weights" not in context.inputs:
             raise UserError("no training made a reference", where="reference.tune", expected="an input `weights`")
+        loader = loader_spec(self._train, context.inputs["pool"], context.external["shards"].uri, context.seed)
         check = ReferenceCheck(
             train=self._train,
-            loader=loader_spec(self._train, context.inputs["pool"], context.external["shards"].uri, context.seed),
+            loader=replace(loader, decode_processes=0),  # a few batches: not worth starting any
             num_samples=self.config.check_samples,
             seed=context.seed,
             output=context.output,

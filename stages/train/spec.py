@@ -41,6 +41,8 @@ class Standing(NamedTuple):
     total: int
     loss: float
     effective_share: float
+    wait_share: float = 0.0
+    """Of rank 0's time, since it started, that it spent waiting for data."""
 
 
 class Progress(Protocol):

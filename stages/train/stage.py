@@ -19,6 +19,8 @@ from stages.train.mimic_names import mimicked_names, slow_names
 from stages.train.plan import plan_training
 from stages.train.spec import HISTORY, MODEL_CONFIG, WEIGHTS, TrainSpec
 
+_WAIT_WARNED = 0.1
+
 
 class TrainStage(Stage[TrainConfig]):
     """Trains CLIP over the pool, from given or random weights; scores what it sees where a reference is given."""
@@ -75,14 +77,26 @@ class TrainStage(Stage[TrainConfig]):
             context.reporter.say(f"{spec.name}: going on from step {before.step:,}")
         for line in costly(self.config) if spec.reference is not None else []:
             context.reporter.warn(f"{spec.name}: {line}")
+        standing = None
         if before is None or before.step < before.facts["num_steps"]:
-            launch(spec, context.engine, context.reporter)
+            standing = launch(spec, context.engine, context.reporter)
         seconds = time.monotonic() - begun
         final = store.latest()
         if final is None or final.step != final.facts["num_steps"]:
             raise RunError("training ended before its last step", where=spec.name, found=final and final.step)
         steps_now = final.step - (before.step if before else 0)
-        return self._result(context, spec, store, final, {"seconds": seconds, "steps": steps_now})
+        timing: dict[str, float] = {"seconds": seconds, "steps": steps_now}
+        if standing is not None:
+            timing["data_wait_share"] = round(standing.wait_share, 4)
+            self._tell_of_waiting(context, spec, standing.wait_share)
+        return self._result(context, spec, store, final, timing)
+
+    def _tell_of_waiting(self, context: StageContext, spec: TrainSpec, share: float) -> None:
+        if self.config.use_gpu and share > _WAIT_WARNED:
+            context.reporter.warn(
+                f"{spec.name}: {share:.0%} of the time its GPUs waited for data; more `train.loader_processes`, or "
+                "`train.decode: draft`, would shorten it"
+            )
 
     def _check_inputs(self, context: StageContext) -> None:
         if self.config.method != "uniform" and "reference" not in context.inputs:
@@ -141,6 +155,10 @@ class TrainStage(Stage[TrainConfig]):
             "mimicked": mimicked_names(config.model, config.mimic) if spec.reference is not None else [],
             "init": spec.init.manifest.artifact if spec.init is not None else "random",
         }
+        if config.decode == "draft":
+            from stages.train.draft_difference import draft_difference  # brings torch, in draft mode alone
+
+            summary["draft_difference"] = draft_difference(spec.loader)
         return StageResult(tuple(files), summary, timings=timings)
 
 
@@ -158,7 +176,9 @@ def loader_spec(
         batch_size=config.batch_size,
         replacement=config.sampling == "with_replacement",
         samples=samples,
+        decode=config.decode,
         decode_threads=config.loader_threads,
+        decode_processes=config.loader_processes,
     )
 
 

@@ -28,13 +28,33 @@ def test_board_keeps_in_mind_that_the_run_shall_end() -> None:
     assert held.ending()
 
 
-@pytest.mark.parametrize(("share", "note"), [(1.0, "loss 2.500"), (0.42, "loss 2.500, 42% in effect")])
-def test_standing_is_shown_with_what_is_in_effect(share: float, note: str) -> None:
+def test_board_tells_the_standing_without_losing_a_warning() -> None:
+    held = board.Board()
+    assert held.standing() is None
+    held.warn("one")
+    held.stand(Standing(1, 10, 2.0, 1.0, 0.25))
+    assert held.standing() == Standing(1, 10, 2.0, 1.0, 0.25)
+    assert held.read(told=False) == (Standing(1, 10, 2.0, 1.0, 0.25), ["one"])
+
+
+@pytest.mark.parametrize(
+    ("share", "waiting", "note"),
+    [
+        (1.0, 0.0, "loss 2.500"),
+        (0.42, 0.0, "loss 2.500, 42% in effect"),
+        (1.0, 0.004, "loss 2.500"),
+        (1.0, 0.31, "loss 2.500, 31% of the time waiting for data"),
+        (0.42, 0.02, "loss 2.500, 42% in effect, 2% of the time waiting for data"),
+    ],
+)
+def test_standing_is_shown_with_what_is_in_effect_and_what_is_waited_for(
+    share: float, waiting: float, note: str
+) -> None:
     shown: list[Any] = []
 
     class Bar:
         def set(self, done: int, note: str = "", *, total: int | None = None) -> None:
             shown.append((done, note, total))
 
-    board._show(Bar(), Standing(24, 96, 2.5, share))  # type: ignore[arg-type]
+    board._show(Bar(), Standing(24, 96, 2.5, share, waiting))  # type: ignore[arg-type]
     assert shown == [(24, note, 96)]

@@ -45,8 +45,15 @@ def test_config_reads_both_kinds_of_temperature() -> None:
 
 def test_identity_holds_ranks_lanes_and_threads_but_no_placement() -> None:
     identity = config().identity()
-    assert {"num_workers", "lanes", "threads_per_rank", "use_gpu", "precision"} <= identity.keys()
-    assert not {"loader_threads", "max_retries"} & identity.keys()
+    assert {"num_workers", "lanes", "threads_per_rank", "use_gpu", "precision", "decode"} <= identity.keys()
+    assert not {"loader_threads", "loader_processes", "max_retries"} & identity.keys()
+    assert config(decode="draft").identity() != identity
+
+
+def test_loader_threads_beside_processes_are_said_to_have_no_effect() -> None:
+    (line,) = config(loader_processes=2, loader_threads=4).without_effect()
+    assert line.startswith("loader_threads: no effect")
+    assert config(loader_processes=2).without_effect() == config(loader_threads=4).without_effect() == []
 
 
 def test_phase_inherits_what_it_does_not_say() -> None:

@@ -262,4 +262,4 @@ def test_progress_reaches_the_reporter(pool: tuple[Artifact, str], tmp_path: Pat
     TrainStage(recipe(), pool_path=pool[1]).run(made)
     assert [(done, total) for done, _, total in shown] == [(12, 36), (24, 36), (36, 36)]
     assert all(note.startswith("loss ") for _, note, _ in shown)
-    assert np.isfinite(float(shown[-1][1].split()[-1]))
+    assert np.isfinite(float(shown[-1][1].split()[1].rstrip(",")))

@@ -39,6 +39,7 @@ def launched(monkeypatch: pytest.MonkeyPatch, spec: TrainSpec, outcomes: list[Ex
 
     monkeypatch.setattr(launch, "_fit", fit)
     monkeypatch.setattr(launch, "progress_shown", lambda *_: nullcontext())
+    monkeypatch.setattr(launch, "last_standing", lambda _: None)
     monkeypatch.setattr(Engine, "ensure_ray", lambda self: None)
     told = io.StringIO()
     reporter = Reporter(Console(file=told, width=300))

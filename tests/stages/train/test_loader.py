@@ -1,6 +1,8 @@
 import pickle
 from collections import Counter
+from itertools import count
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -178,21 +180,54 @@ def test_threads_and_prefetch_change_nothing(pool: tuple[Artifact, str], threads
     assert global_batches(changed, 1, 0) == global_batches(spec_of(pool), 1, 0)
 
 
+@pytest.mark.parametrize("prefetch", [0, 3])
+def test_processes_change_nothing(pool: tuple[Artifact, str], prefetch: int) -> None:
+    spec = spec_of(pool)
+    loader = Loader(spec_of(pool, decode_processes=1 + prefetch % 2, prefetch=prefetch), 1, 2)
+    for epoch in (0, 1):
+        found, expected = list(loader.iterate(epoch)), list(Loader(spec, 1, 2).iterate(epoch))
+        for one, other in zip(found, expected, strict=True):
+            assert one.index == other.index
+            for name in ("images", "tokens", "uid_hi", "uid_lo", "scored", "visit"):
+                assert (getattr(one, name) == getattr(other, name)).all()
+    loader.close()
+
+
+def test_iterations_over_processes_that_are_given_up_leave_room_for_others(pool: tuple[Artifact, str]) -> None:
+    loader = Loader(spec_of(pool, decode_processes=1, prefetch=1), 0, 1)
+    for epoch in range(6):
+        batches = loader.iterate(epoch)
+        numbers_of(next(batches))
+        batches.close()  # type: ignore[attr-defined]
+    assert len(list(loader.iterate(0))) == 5
+    loader.close()
+
+
+def test_draft_decodes_otherwise(pool: tuple[Artifact, str], tmp_path: Path) -> None:
+    large = make_pool(tmp_path, [8], side=40, noise=True)
+    exact, draft = (next(iter(Loader(spec_of(large, decode=name), 0, 1).iterate(0))) for name in ("exact", "draft"))
+    assert (exact.uid_lo == draft.uid_lo).all()
+    difference = abs(exact.images.astype(int) - draft.images)
+    assert 0 < difference.max() <= 2  # PNG: resized otherwise, not reduced
+
+
 def test_lanes_that_ranks_cannot_share_are_refused(pool: tuple[Artifact, str]) -> None:
     with pytest.raises(UserError, match="multiple of the number of ranks, 3"):
         Loader(spec_of(pool), 0, 3)
 
 
-def test_broken_sample_stops_with_file_offset_and_uid(tmp_path: Path) -> None:
+@pytest.mark.parametrize("processes", [0, 1])
+def test_broken_sample_stops_with_file_offset_and_uid(tmp_path: Path, processes: int) -> None:
     pool = make_pool(tmp_path, [4, 4])
     tar = tmp_path / "tars" / "00000001.tar"
     data = bytearray(tar.read_bytes())
     row = pool[0].read_table("order/part-00001.parquet").slice(2, 1).to_pylist()[0]
     data[row["offset"] + 512 : row["offset"] + 600] = bytes(88)  # the image's first bytes
     tar.write_bytes(data)
-    loader = Loader(spec_of(pool, lanes=1, batch_size=4), 0, 1)
+    loader = Loader(spec_of(pool, lanes=1, batch_size=4, decode_processes=processes), 0, 1)
     with pytest.raises(RunError) as error:
         list(loader.iterate(0))
+    loader.close()
     assert f"00000001.tar, offset {row['offset']}, uid {row['uid_hi']:016x}{row['uid_lo']:016x}" in str(error.value)
 
 
@@ -219,6 +254,19 @@ def test_wait_share_is_a_share(pool: tuple[Artifact, str]) -> None:
     assert loader.wait_share == 0
     list(loader.iterate(0))
     assert 0 < loader.wait_share <= 1
+    loader.restart_clock()
+    assert loader.wait_share == 0
+
+
+def test_wait_share_is_of_all_the_time_that_passes(pool: tuple[Artifact, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a clock that ticks whenever it is read: once for each wait, once for what lies between two."""
+    ticks = count()
+    monkeypatch.setattr("stages.train.loader.time", SimpleNamespace(monotonic=lambda: next(ticks)))
+    loader = Loader(spec_of(pool), 0, 1)
+    for _ in loader.iterate(0):
+        next(ticks)
+        next(ticks)
+    assert loader.wait_share == 5 / (5 + 4 * 3 + 1)
 
 
 def test_pool_whose_tables_disagree_is_an_error(tmp_path: Path) -> None:

@@ -304,8 +304,17 @@ def test_modules_of_stages_bring_neither_torch_nor_ray() -> None:
     assert out.stdout.strip() == "set()"
 
 
+def test_decoding_in_processes_gives_the_same_training(
+    pool: tuple[Artifact, str], base: Artifact, tmp_path: Path
+) -> None:
+    beside = train(tmp_path, pool, recipe(epochs=2, loader_processes=1), "training/base")
+    assert beside.manifest.content == base.manifest.content
+
+
 def test_timing_is_volatile(base: Artifact) -> None:
     entry = next(file for file in base.manifest.files if file.path.startswith("timing-"))
     assert entry.volatile
-    assert json.loads(base.read_bytes(entry.path))["samples_per_second"] > 0
+    timing = json.loads(base.read_bytes(entry.path))
+    assert timing["samples_per_second"] > 0
+    assert 0 < timing["data_wait_share"] < 1
     assert pq.read_table(f"{base.root}/history.parquet").num_rows == 6

@@ -6,6 +6,7 @@ import tarfile
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
@@ -41,6 +42,7 @@ def make_pool(
     parts: int = 2,
     group_rows: int = 5,
     side: int = 16,
+    noise: bool = False,
     metadata: pa.Table | None = None,
 ) -> tuple[Artifact, str]:
     """(pool artifact, pool path): shard s has `counts[s]` samples; sample numbers run through all shards.
@@ -51,7 +53,7 @@ def make_pool(
     pool_path.mkdir(parents=True)
     rows: list[dict[str, object]] = []
     for shard, count in enumerate(counts):
-        rows += _write_shard(pool_path / f"{shard:08d}.tar", shard, len(rows), count, side)
+        rows += _write_shard(pool_path / f"{shard:08d}.tar", shard, len(rows), count, side, noise=noise)
     writer = ArtifactWriter(str(root / "pool"), Storage())
     files = [_put_order(writer, rows, counts, parts, group_rows, part) for part in range(parts)]
     index = pa.Table.from_pylist(rows, pa.schema(list(POOL.columns.items())))
@@ -70,13 +72,13 @@ def make_pool(
     return commit(root / "pool", "pool", StageResult(tuple(files), summary)), str(pool_path)
 
 
-def _write_shard(path: Path, shard: int, first: int, count: int, side: int) -> list[dict[str, object]]:
+def _write_shard(path: Path, shard: int, first: int, count: int, side: int, *, noise: bool) -> list[dict[str, object]]:
     rows = []
     with tarfile.open(path, "w", format=tarfile.USTAR_FORMAT) as tar:
         for number in range(first, first + count):
             offset = tar.offset
             image = io.BytesIO()
-            Image.new("RGB", (side, side), colour_of(number)).save(image, "PNG")
+            _picture(number, side, noise=noise).save(image, "PNG")
             hi, lo = uid_of(number)
             text = json.dumps({"uid": f"{hi:016x}{lo:016x}", "caption": caption_of(number)})
             members = {"png": image.getvalue(), "json": text.encode(), "txt": caption_of(number).encode()}
@@ -94,6 +96,12 @@ def _write_shard(path: Path, shard: int, first: int, count: int, side: int) -> l
                 }
             )  # fmt: skip
     return rows
+
+
+def _picture(number: int, side: int, *, noise: bool) -> Image.Image:
+    if not noise:
+        return Image.new("RGB", (side, side), colour_of(number))
+    return Image.fromarray(np.random.default_rng(number).integers(0, 256, (side, side, 3), np.uint8))
 
 
 def _put_order(
