@@ -146,8 +146,9 @@ def test_two_ranks_told_to_end_take_a_checkpoint_and_go_on_from_it(
 ) -> None:
     with monkeypatch.context() as patched:
         patched.setattr(launch, "_rank", _rank_with(WaitForTheEnd()))
-        step = told_to_end(tmp_path, pool, recipe(**TWO_RANKS), TellToEnd(4 * 12), engine=ray_engine)
-    assert 4 <= step < 12
+        # At the first word of progress: ranks speak at most twice a second, and may never speak of a later step.
+        step = told_to_end(tmp_path, pool, recipe(**TWO_RANKS), TellToEnd(1), engine=ray_engine)
+    assert 1 <= step < 12
     resumed = train(tmp_path, pool, recipe(**TWO_RANKS), ray_engine)
     assert resumed.manifest.content == straight.manifest.content
 
