@@ -19,10 +19,11 @@ from benchmarks.scale.tables import put_pool
 from benchmarks.scale.uids import Uids
 from benchmarks.workplace import data_stages, engine, run_stage, scratch
 from pipeline.artifact import Artifact
+from pipeline.rates import RatesConfig
 from pipeline.stage import Size
 
 _VISITS = 3
-_RATES = {"rows_per_second_per_cpu": 10e6}
+_RATES = RatesConfig().model_dump()
 _FLAT_BYTES = 64 << 20
 """What the driver may hold more at the largest size than at the smallest."""
 

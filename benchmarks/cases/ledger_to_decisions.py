@@ -20,6 +20,7 @@ from benchmarks.scale.uids import Uids
 from benchmarks.workplace import data_stages, engine, frame, paths, run_stage, scratch
 from pipeline.artifact import Artifact
 from pipeline.engine import Engine
+from pipeline.rates import RatesConfig
 from pipeline.stage import Size
 from stages.kernels.label_model import FitSettings, fit_label_model
 from stages.kernels.patterns import count_votes
@@ -28,7 +29,7 @@ from stages.kernels.radix import top_count
 FRACTION = 0.3
 _STAGES = ("gather", "binarize", "aggregate")
 _TOLERANCE = 1e-6
-_RATES = {"rows_per_second_per_cpu": 10e6}
+_RATES = RatesConfig().model_dump()
 _UID = ["uid_hi", "uid_lo"]
 
 

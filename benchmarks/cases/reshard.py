@@ -23,6 +23,7 @@ from benchmarks.scale.uids import Uids
 from benchmarks.workplace import engine, run_stage, scratch
 from pipeline.artifact import Artifact, ArtifactWriter
 from pipeline.engine import Engine
+from pipeline.rates import RatesConfig
 from pipeline.stage import ExternalFiles, Size
 from pipeline.storage import Storage
 from stages.formats.npy import subset_bytes
@@ -88,9 +89,8 @@ def measure(form: str) -> list[Line]:
         found = by_webdataset.theirs[0].counts["samples"]
         assert found == num_samples, f"webdataset found {found} samples, expected {num_samples}"
         _, alone = in_fresh_process(_alone, inputs, folder, size.shard_size, folder / "alone")
-        stats = {"bytes_per_sample": 35e3, "copy_bytes_per_second_per_cpu": 2e8}
         plan = _stage(folder, size.shard_size).plan(
-            {"pool": Size(size.samples, 0), "subset": Size(num_samples, 0)}, stats
+            {"pool": Size(size.samples, 0), "subset": Size(num_samples, 0)}, RatesConfig().model_dump()
         )
     facts = {"peak_bytes_of_one_task_and_driver": alone.peak_bytes, "planned_peak_task_bytes": plan.peak_task_bytes}
     counts = {"pool": size.samples, **by_copy.ours[0].counts}

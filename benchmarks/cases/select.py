@@ -21,6 +21,7 @@ from benchmarks.scale.uids import Uids
 from benchmarks.workplace import engine, paths, run_stage, scratch
 from pipeline.artifact import Artifact
 from pipeline.engine import Engine
+from pipeline.rates import RatesConfig
 from pipeline.stage import Size
 from stages.kernels.uid import UID_DTYPE, to_records
 from stages.select import SelectConfig, SelectStage
@@ -68,7 +69,8 @@ def measure(form: str) -> list[Line]:
         _check_same_subsets(folder)
         _, one = in_fresh_process(_alone, inputs, wanted, folder / "alone")
         _, whole = in_fresh_process(_polars, pool, wanted, folder / "whole")
-    bound = SelectStage(_config(wanted)).plan({"pool": Size(size.rows, 0)}, {"rows_per_second_per_cpu": 1e7})
+    rows = Size(size.rows, 0)
+    bound = SelectStage(_config(wanted)).plan({"pool": rows, "decisions": rows}, RatesConfig().model_dump())
     facts = {
         "peak_bytes_of_one_task_and_driver": one.peak_bytes,
         "planned_peak_task_bytes": bound.peak_task_bytes,

@@ -15,7 +15,6 @@ from pipeline.errors import LockedError, RunError, UserError
 from pipeline.gc import Verdict, collect, judge
 from pipeline.graph import Graph, Node, Place
 from pipeline.lease import held
-from pipeline.limits import LimitsConfig
 from pipeline.progress import Reporter
 from pipeline.run_record import RunRecord, open_artifacts, sealed
 from pipeline.runner import Runner
@@ -41,7 +40,7 @@ def _run(series: Path, name: str, *, count: int, divisor: int = 2, fail: bool = 
     record.body["started"] = name  # as sortable as the time
     engine = Engine(ClusterConfig(executor="in_process"), REPORTER)
     try:
-        Runner(graph, engine, REPORTER, LimitsConfig()).run(record)
+        Runner(graph, engine, REPORTER).run(record)
     except RunError:
         state = "failed"
     record.finish(state)
