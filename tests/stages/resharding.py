@@ -13,7 +13,6 @@ from pipeline.engine import Engine
 from pipeline.stage import StageResult
 from stages.formats.npy import subset_bytes
 from stages.kernels.uid import parse_hex
-from stages.pool import scan_task
 from stages.pool.config import PoolConfig
 from stages.pool.stage import PoolStage
 from stages.reshard import ReshardStage
@@ -24,7 +23,7 @@ from tests.artifacts import commit, context, listed, run_stage
 def pool_of(root: Path, monkeypatch: pytest.MonkeyPatch | None = None) -> Artifact:
     """Index `root/shards`; with `monkeypatch`, in an order part a shard."""
     if monkeypatch is not None:
-        monkeypatch.setattr(scan_task, "_MIN_GROUP_BYTES", 1)
+        monkeypatch.setattr("stages.kernels.grouping._LEAST_BYTES", 1)
     stage = PoolStage(PoolConfig(path=str(root / "shards"), max_quarantined=1.0, bucket_rows=10))
     return run_stage(stage, root / "pool", "pool", external={"shards": listed(root / "shards", ".tar")})
 

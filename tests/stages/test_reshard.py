@@ -12,7 +12,6 @@ from pipeline.engine import Engine
 from pipeline.rates import RatesConfig
 from pipeline.stage import Size
 from stages import reshard
-from stages.pool import scan_task
 from stages.pool.config import PoolConfig
 from stages.pool.stage import PoolStage
 from stages.reshard import ReshardStage
@@ -45,7 +44,7 @@ def test_run_any_partition_of_pool_and_work_gives_the_same_bytes(
     pairs = plain_pool(tmp_path / "shards")
     subset = subset_of(tmp_path, [str(item.uid) for item in pairs[::2]])
     whole = run(tmp_path, pool_of(tmp_path), subset, shard_size=7)
-    monkeypatch.setattr(scan_task, "_MIN_GROUP_BYTES", 1)
+    monkeypatch.setattr("stages.kernels.grouping._LEAST_BYTES", 1)
     monkeypatch.setattr("stages.pool.order._ROW_GROUP", 3)
     monkeypatch.setattr(reshard, "_GROUP_ROWS", 1)
     monkeypatch.setattr(reshard, "_SLICE_RECORDS", 5)

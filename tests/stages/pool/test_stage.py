@@ -16,7 +16,6 @@ from pipeline.schema import ORDER, POOL
 from pipeline.stage import ExternalFiles
 from stages.formats.tar import read_members
 from stages.kernels.buckets import bucket_path
-from stages.pool import scan_task
 from stages.pool.config import PoolConfig
 from stages.pool.stage import PoolStage
 from tests.artifacts import run_stage
@@ -65,7 +64,7 @@ def test_run_cuts_the_index_at_uid_prefixes(tmp_path: Path) -> None:
 
 def test_run_order_lists_the_same_samples_by_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     plain_pool(tmp_path / "shards")
-    monkeypatch.setattr(scan_task, "_MIN_GROUP_BYTES", 60_000)
+    monkeypatch.setattr("stages.kernels.grouping._LEAST_BYTES", 60_000)
     artifact = index(tmp_path, bucket_rows=10)
     parts = artifact.files("order/")
     assert [part.path for part in parts] == ["order/part-00000.parquet", "order/part-00001.parquet"]
@@ -116,7 +115,7 @@ def test_run_other_partition_of_the_work_gives_the_same_index(tmp_path: Path, mo
     write_metadata(tmp_path / "meta", "a.parquet", [p.uid for p in pairs[:30]], score=np.arange(30.0))
     write_metadata(tmp_path / "meta", "b.parquet", [p.uid for p in pairs[30:]], score=np.arange(18.0))
     whole = index(tmp_path, bucket_rows=10)
-    monkeypatch.setattr(scan_task, "_MIN_GROUP_BYTES", 1)
+    monkeypatch.setattr("stages.kernels.grouping._LEAST_BYTES", 1)
     monkeypatch.setattr("stages.pool.metadata._GROUP_BYTES", 1)
     parted = index(tmp_path, bucket_rows=10, out="parted")
     assert len(parted.files("order/")) == 4
@@ -135,7 +134,7 @@ def test_run_on_ray_gives_the_same_artifact(
 ) -> None:
     pairs = plain_pool(tmp_path / "shards")
     write_metadata(tmp_path / "meta", "a.parquet", [p.uid for p in pairs], score=np.arange(48.0))
-    monkeypatch.setattr(scan_task, "_MIN_GROUP_BYTES", 1)
+    monkeypatch.setattr("stages.kernels.grouping._LEAST_BYTES", 1)
     alone = index(tmp_path, bucket_rows=10)
     spread = index(tmp_path, bucket_rows=10, out="ray", engine=ray_engine)
     assert spread.manifest.content == alone.manifest.content

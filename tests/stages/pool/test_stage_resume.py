@@ -41,7 +41,7 @@ def test_run_killed_between_shards_reads_only_the_others_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, after: int
 ) -> None:
     ill_pool(tmp_path)
-    monkeypatch.setattr(scan_task, "_MIN_GROUP_BYTES", 1)
+    monkeypatch.setattr("stages.kernels.grouping._LEAST_BYTES", 1)
     undisturbed = index(tmp_path, out="undisturbed", bucket_rows=8)
     read: list[int] = []
     whole = scan_task.scan_shard
