@@ -36,6 +36,8 @@ _GIB = 1 << 30
 _AT_ONCE = 4
 _CONNECT_SECONDS = 10.0
 _ITEM_CHARACTERS = 500
+_MOST_BLOCKS = 16_384
+"""Ray tasks of one piece of work at most, as Ray Data keeps kilobytes of each: several of many items share one."""
 
 
 class RoleConfig(Config):
@@ -321,7 +323,7 @@ class Engine:
         import ray.data
 
         described = [{"index": index, "item": pickle.dumps(item)} for index, item in enumerate(items)]
-        dataset = ray.data.from_items(described, override_num_blocks=len(described))
+        dataset = ray.data.from_items(described, override_num_blocks=min(len(described), _MOST_BLOCKS))
         with warnings.catch_warnings():  # Ray has no other name yet for what it deprecates here
             warnings.filterwarnings("ignore", message=".*ray_remote_args")
             done = dataset.map(call, max_retries=self.config.task_retries, **resources)

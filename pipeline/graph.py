@@ -115,18 +115,24 @@ class Graph:
         self.place = place
         self.seed = seed
         self.stages = {node.name: node.build() for node in nodes}
+        self._listings: dict[tuple[str, str], ExternalFiles] = {}
         self._check_adjacency()
 
     def external(self, node: Node) -> dict[str, ExternalFiles]:
-        """List a node's inputs from outside the run.
+        """A node's inputs from outside the run, as they were when this graph first asked.
+
+        The shards of a large pool are millions of objects, minutes of listing, and many stages name them.
 
         Raises:
             UserError: one of them is not there.
         """
-        return {
-            role: list_external(declared, self.place.storage)
-            for role, declared in self.stages[node.name].external().items()
-        }
+        return {role: self._listed(declared) for role, declared in self.stages[node.name].external().items()}
+
+    def _listed(self, declared: External) -> ExternalFiles:
+        place = (absolute(declared.uri), declared.suffix)
+        if place not in self._listings:
+            self._listings[place] = list_external(declared, self.place.storage)
+        return self._listings[place]
 
     def fingerprint(self, node: Node, inputs: Mapping[str, Artifact], external: Mapping[str, ExternalFiles]) -> str:
         """Digest of literal config, content of inputs, version: equal fingerprints, equal results."""

@@ -10,11 +10,13 @@ _LEAST_BYTES = 16 << 20
 _MOST_BYTES = 2 << 30
 _MANY = 64
 _MOST = 2048
+_MOST_OF_MANY = 8 << 30
+"""In pools of many terabytes: about four minutes of reading and decoding."""
 
 
 def shard_group_bytes(total_bytes: int) -> int:
     """Bytes of consecutive shards that one task reads, in a pool of so many."""
-    return max(min(total_bytes // _MANY, _MOST_BYTES), _LEAST_BYTES, total_bytes // _MOST)
+    return max(min(total_bytes // _MANY, _MOST_BYTES), _LEAST_BYTES, min(total_bytes // _MOST, _MOST_OF_MANY))
 
 
 def planned_shard_groups(total_bytes: int, num_shards: int) -> int:

@@ -31,6 +31,8 @@ class Runs:
     metadata_files: tuple[str, ...]
     """URIs of the metadata by number, for messages."""
     bits: int
+    run_bits: int
+    """At which all these runs are cut."""
     report_missing: bool
     """False where shards were left out, so that a row without a sample says nothing."""
 
@@ -66,11 +68,12 @@ def index_bucket(item: BucketItem, *, runs: Runs, storage: Storage, writer: Arti
     Raises:
         UserError: several metadata rows have one uid.
     """
-    merged = read_bucket(storage, runs.samples, item.bucket, runs.bits, POOL_SCHEMA)
+    merged = read_bucket(storage, runs.samples, item.bucket, runs.bits, POOL_SCHEMA, run_bits=runs.run_bits)
     merged = sort_by_uid(merged, "shard", "offset")
     repeats = _repeats(merged)
     samples = merged.filter(pa.array(~repeats))
-    metadata = read_bucket(storage, runs.metadata, item.bucket, runs.bits, run_schema(runs.columns))
+    columns = run_schema(runs.columns)
+    metadata = read_bucket(storage, runs.metadata, item.bucket, runs.bits, columns, run_bits=runs.run_bits)
     metadata = sort_by_uid(metadata)
     files = dict(enumerate(runs.metadata_files))
     refuse_repeated(metadata, np.flatnonzero(_repeats(metadata)).tolist(), files)

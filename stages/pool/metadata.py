@@ -16,13 +16,12 @@ from stages.formats.datacomp import (
     refuse_repeated_names,
 )
 from stages.kernels.grouping import consecutive_groups
-from stages.pool.runs import conformed, put_run, sort_by_uid
+from stages.pool.runs import RUN_FORMAT, conformed, put_run, sort_by_uid
 from stages.pool.scan_task import WORK
 
 SOURCE = "source_file"
 """Private column of a run: number of the metadata file that a row comes from."""
 _GROUP_BYTES = 256 << 20
-_MAX_GROUPS = 2048
 _TAKEN = frozenset({*POOL.columns, SOURCE})
 _UID_SCHEMA = pa.schema(list(UID.items()))
 
@@ -47,18 +46,13 @@ class MetadataRun:
 
 def group_files(files: Sequence[Stat]) -> list[MetadataItem]:
     """Consecutive files, about as many bytes in each group."""
-    target = _group_bytes(sum(stat.bytes for stat in files))
-    groups = consecutive_groups(enumerate(files), lambda numbered: numbered[1].bytes, target)
+    groups = consecutive_groups(enumerate(files), lambda numbered: numbered[1].bytes, _GROUP_BYTES)
     return [MetadataItem(group[0][0], tuple(stat for _, stat in group)) for group in groups]
 
 
 def planned_groups(total_bytes: int) -> int:
     """Groups that metadata of so many bytes will have, nearly."""
-    return max(1, -(-total_bytes // _group_bytes(total_bytes)))
-
-
-def _group_bytes(total_bytes: int) -> int:
-    return max(_GROUP_BYTES, total_bytes // _MAX_GROUPS)
+    return max(1, -(-total_bytes // _GROUP_BYTES))
 
 
 def metadata_schema(storage: Storage, files: Sequence[Stat]) -> pa.Schema:
@@ -109,8 +103,8 @@ def put_metadata(
         tables.append(_conformed(table, schema, stat.uri))
     run = sort_by_uid(pa.concat_tables(tables).combine_chunks())
     listed = [[stat.uri, stat.bytes, stat.version] for stat in item.files]
-    digest = sha256_hex(canonical_json([listed, str(schema), bits]))[:16]
-    path = f"{WORK}/metadata-{item.first:08d}-{digest}.parquet"
+    digest = sha256_hex(canonical_json([listed, str(schema), bits, RUN_FORMAT]))[:16]
+    path = f"{WORK}/metadata-{item.first:08d}-{digest}.run"
     put_run(writer, path, run, bits)
     return MetadataRun(path, run.num_rows, num_normalised)
 

@@ -6,6 +6,7 @@ from pipeline.stage import Size, StagePlan
 from pipeline.traffic import Traffic, listing, sequential, writes
 from stages.kernels.grouping import planned_shard_groups
 from stages.pool.config import PoolConfig
+from stages.pool.merge import planned_merges
 from stages.pool.metadata import planned_groups as planned_metadata_groups
 from stages.pool.runs import bits_for
 
@@ -24,6 +25,8 @@ _SHARD_MEMORY = 600 << 20
 _SHARD_FACTS = 2500
 """Bytes of what the driver holds of a shard: its listing, and what was found in it."""
 _BROKEN_BYTES = 150
+_RANGES = 2
+"""Of a run, for each bucket: where its rows are, and these."""
 _OPENING = 4
 """Requests for a private table: its length, its footer in two reads, and what is wanted of it."""
 _FILES_BESIDE = 3
@@ -49,7 +52,10 @@ def plan_pool(config: PoolConfig, rates: Mapping[str, float]) -> StagePlan:
     read_metadata = (
         Traffic(gets=_OPENING * metadata_files) + sequential(metadata_files, metadata) + listing(metadata_files)
     )
-    index = Traffic(run_bytes, _OPENING * runs * buckets) + writes(2 * buckets)
+    found = planned_merges(groups) + (planned_merges(runs - groups) if has_metadata else 0)
+    merges = (found if found < runs else 0, run_bytes if found < runs else 0)
+    index = Traffic(run_bytes, _RANGES * found * buckets) + writes(2 * buckets)
+    index += Traffic(merges[1], runs + merges[0] if merges[0] else 0) + writes(merges[0])
     order = Traffic(rows * _ORDER_BYTES, _OPENING * groups) + writes(groups)
     seconds = stored / rates["index_bytes_per_second_per_cpu"] + rows / rates["index_rows_per_second_per_cpu"]
     if config.check == "decode":
@@ -57,12 +63,12 @@ def plan_pool(config: PoolConfig, rates: Mapping[str, float]) -> StagePlan:
     row_bytes = _INDEX_BYTES + _ORDER_BYTES + indexed
     return StagePlan(
         Size(rows, rows * row_bytes, buckets),
-        partitions=groups + runs + buckets,
+        partitions=groups + runs + merges[0] + buckets,
         peak_task_bytes=max(_SHARD_MEMORY, -(-rows // buckets) * _ROW_MEMORY),
         cpu_hours=seconds / 3600,
         note=f"{config.sample:.1%} of the shards" if config.sample < 1 else "",
         traffic=scan + (read_metadata if has_metadata else Traffic()) + index + order + writes(3),
-        private_bytes=run_bytes + rows * _ORDER_BYTES,
+        private_bytes=run_bytes + merges[1] + rows * _ORDER_BYTES,
         driver_bytes=shards * _SHARD_FACTS + int(config.max_quarantined * rows) * _BROKEN_BYTES,
         num_files=2 * buckets + groups + 3,
     )

@@ -1,24 +1,33 @@
 """Sorted runs: tables by uid that many tasks wrote apart, read back bucket by bucket.
 
-A run's row groups end at uid prefixes, so that a bucket's task reads little besides its own rows. Runs are the pool
-stage's private files: the artifact does not list them, and a stage that was interrupted finds them again.
+A run is a directory of `2^bits + 1` offsets and then a small Parquet table for each uid prefix that has rows, one
+behind the other. A bucket's task asks for two ranges of each run, whatever the number of prefixes; the row groups of
+one Parquet file would have it read a footer that grows with them. Runs are the pool stage's private files: the artifact
+does not list them, and a stage that was interrupted finds them again.
 """
 
 import io
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
 from pipeline.artifact import ArtifactWriter
 from pipeline.storage import Storage, open_parquet
 from stages.kernels.uid import bucket_of
 
 _MAX_BITS = 20
-_MAX_GROUP_ROWS = 1 << 20
+_OFFSET = np.dtype("<u8")
+RUN_FORMAT = 2
+"""Part of the names of private files: those of an earlier layout are not taken for this one."""
+MOST_RUNS = 2048
+"""Runs that a bucket's task reads from; where there are more, they are merged before."""
+_COARSER = 6
+"""Bits by which runs that will be merged are cut more coarsely: fewer and larger pieces."""
 
 
 def bits_for(rows: int, bucket_rows: int) -> int:
@@ -27,53 +36,126 @@ def bits_for(rows: int, bucket_rows: int) -> int:
     return min(_MAX_BITS, (num_buckets - 1).bit_length())
 
 
+def bits_before_merging(num_runs: int, bits: int) -> int:
+    """Bits at which runs are cut that tasks write first, for runs of `bits` in the end."""
+    return bits if num_runs <= MOST_RUNS else max(0, bits - _COARSER)
+
+
 def sort_by_uid(table: pa.Table, *further: str) -> pa.Table:
     """Rows by (uid_hi, uid_lo, further columns), ascending; equal rows keep their order."""
     names = (*further[::-1], "uid_lo", "uid_hi")
     return table.take(pa.array(np.lexsort([table[name].to_numpy() for name in names])))
 
 
+class RunBuilder:
+    """A run while it is made: tables are added in the order of their uids."""
+
+    def __init__(self, bits: int) -> None:
+        """Nothing is in it yet; `bits` are those of the prefixes at which it is cut."""
+        self._bits = bits
+        self._sizes = np.zeros(1 << bits, np.uint64)
+        self._sink = io.BytesIO()
+
+    def add(self, table: pa.Table) -> None:
+        """Append rows that are sorted by uid and share no prefix with those before."""
+        prefix = bucket_of(table["uid_hi"].to_numpy(), self._bits)
+        starts = np.flatnonzero(np.diff(prefix, prepend=-1)).tolist()
+        for start, stop in itertools.pairwise([*starts, table.num_rows]):
+            begun = self._sink.tell()
+            piece = table.slice(start, stop - start)
+            pq.write_table(piece, self._sink, compression="zstd", write_page_checksum=True)
+            self._sizes[prefix[start]] = self._sink.tell() - begun
+
+    def to_bytes(self) -> bytes:
+        """The whole run."""
+        directory = (len(self._sizes) + 1) * _OFFSET.itemsize
+        ends = directory + np.cumsum(self._sizes)
+        offsets = np.concatenate([[directory], ends]).astype(_OFFSET)
+        return offsets.tobytes() + self._sink.getvalue()
+
+
 def put_run(writer: ArtifactWriter, path: str, table: pa.Table, bits: int) -> None:
-    """Put a table that is sorted by uid, a row group for each prefix of `bits` bits that has rows."""
-    hi = table["uid_hi"].to_numpy()
-    starts = np.flatnonzero(np.diff(bucket_of(hi, bits), prepend=-1))
-    sink = io.BytesIO()
-    with pq.ParquetWriter(sink, table.schema, compression="zstd", write_page_checksum=True) as parquet:
-        for start, stop in itertools.pairwise([*starts.tolist(), table.num_rows]):
-            parquet.write_table(table.slice(start, stop - start), row_group_size=_MAX_GROUP_ROWS)
-    writer.put_bytes(path, sink.getvalue())
+    """Put a table that is sorted by uid as a run, cut at each prefix of `bits` bits."""
+    run = RunBuilder(bits)
+    run.add(table)
+    writer.put_bytes(path, run.to_bytes())
 
 
-def read_bucket(storage: Storage, uris: Sequence[str], bucket: int, bits: int, schema: pa.Schema) -> pa.Table:
+def read_bucket(
+    storage: Storage, uris: Sequence[str], bucket: int, bits: int, schema: pa.Schema, *, run_bits: int
+) -> pa.Table:
     """All rows of one uid bucket from all runs, run after run, in the columns and types of `schema`.
 
     Columns that a run does not have are null.
+
+    Args:
+        storage: where runs are read.
+        uris: of the runs.
+        bucket: number of the bucket.
+        bits: of the buckets.
+        schema: of the result.
+        run_bits: of the prefixes at which the runs are cut.
     """
     first, last = bucket_range(bucket, bits)
+    finer = run_bits - bits
+    start = bucket << finer if finer >= 0 else bucket >> -finer
+    stop = (bucket + 1) << finer if finer >= 0 else start + 1
     tables = [schema.empty_table()]
     for uri in uris:
-        with storage.open(uri) as source:
-            parquet = open_parquet(source)
-            groups = [group for group in range(parquet.num_row_groups) if _overlaps(parquet, group, first, last)]
-            names = [name for name in schema.names if name in parquet.schema_arrow.names]
-            table = parquet.read_row_groups(groups, columns=names) if groups else None
-        if table is not None:
-            hi = table["uid_hi"]
-            tables.append(
-                conformed(table.filter(pc.and_(pc.greater_equal(hi, first), pc.less_equal(hi, last))), schema)
-            )
-    return pa.concat_tables(tables).combine_chunks()
+        offsets = _offsets(storage.read_range(uri, start * _OFFSET.itemsize, (stop + 1 - start) * _OFFSET.itemsize))
+        if offsets[-1] == offsets[0]:
+            continue
+        data = memoryview(storage.read_range(uri, int(offsets[0]), int(offsets[-1] - offsets[0])))
+        tables += [conformed(piece, schema) for piece in _pieces(data, offsets - offsets[0])]
+    table = pa.concat_tables(tables).combine_chunks()
+    if finer >= 0:
+        return table
+    hi = table["uid_hi"]
+    return table.filter(pc.and_(pc.greater_equal(hi, first), pc.less_equal(hi, last)))
+
+
+def merge_runs(runs: Sequence[bytes], schema: pa.Schema, *, bits: int, to_bits: int, further: Sequence[str]) -> bytes:
+    """One run of all rows of several, cut at finer prefixes.
+
+    Memory: the runs as they are stored, and the rows of one of their prefixes.
+
+    Args:
+        runs: whole, in their order.
+        schema: of their rows.
+        bits: at which they are cut.
+        to_bits: at which the result is cut, at least as many.
+        further: columns that decide between equal uids.
+    """
+    views = [memoryview(run) for run in runs]
+    directory = ((1 << bits) + 1) * _OFFSET.itemsize
+    offsets = [_offsets(view[:directory]) for view in views]
+    merged = RunBuilder(to_bits)
+    for prefix in range(1 << bits):
+        pieces: list[pa.Table] = []
+        for view, ends in zip(views, offsets, strict=True):
+            start, stop = (int(end) for end in ends[prefix : prefix + 2])
+            pieces += _pieces(view[start:stop], np.array([0, stop - start]))
+        if pieces:
+            table = pa.concat_tables([schema.empty_table(), *(conformed(piece, schema) for piece in pieces)])
+            merged.add(sort_by_uid(table.combine_chunks(), *further))
+    return merged.to_bytes()
+
+
+def _offsets(data: bytes | memoryview) -> NDArray[np.int64]:
+    return np.frombuffer(data, _OFFSET).astype(np.int64)
+
+
+def _pieces(data: memoryview, offsets: NDArray[np.int64]) -> Iterator[pa.Table]:
+    """Tables between consecutive offsets, where there are any."""
+    for start, stop in itertools.pairwise(offsets.tolist()):
+        if stop > start:
+            yield open_parquet(io.BytesIO(data[start:stop])).read()
 
 
 def bucket_range(bucket: int, bits: int) -> tuple[pa.Scalar, pa.Scalar]:
     """Lowest and highest uid_hi of a bucket."""
     width = 1 << (64 - bits)
     return pa.scalar(bucket * width, pa.uint64()), pa.scalar((bucket + 1) * width - 1, pa.uint64())
-
-
-def _overlaps(parquet: pq.ParquetFile, group: int, first: pa.Scalar, last: pa.Scalar) -> bool:
-    statistics = parquet.metadata.row_group(group).column(0).statistics  # uid_hi is every run's first column
-    return bool(statistics.max >= first.as_py() and statistics.min <= last.as_py())
 
 
 def conformed(table: pa.Table, schema: pa.Schema) -> pa.Table:

@@ -12,7 +12,7 @@ from pipeline.schema import ORDER
 from pipeline.storage import Storage, join
 from stages.kernels.grouping import consecutive_groups, shard_group_bytes
 from stages.pool.quarantine import ShardTally, quarantine_table
-from stages.pool.runs import put_run, sort_by_uid
+from stages.pool.runs import RUN_FORMAT, put_run, sort_by_uid
 from stages.pool.scan import POOL_SCHEMA, Check, ShardRef, scan_shard
 
 WORK = "work"
@@ -48,8 +48,13 @@ class GroupScan:
     normalised: Mapping[str, int]
 
     def path(self, kind: str) -> str:
-        """Private file: `samples` (POOL by uid), `order` (ORDER by place), `broken` (QUARANTINE by place)."""
+        """Private table: `order` (ORDER by place), `broken` (QUARANTINE by place)."""
         return f"{self.stem}-{kind}.parquet"
+
+    @property
+    def run(self) -> str:
+        """Private file: POOL columns by uid, as a run."""
+        return f"{self.stem}-samples.run"
 
 
 def group_shards(shards: Sequence[ShardRef]) -> list[tuple[ShardRef, ...]]:
@@ -63,7 +68,7 @@ def scan_group(
 ) -> GroupScan:
     """Scan shards and put their private files, the result's own last; if that is there already, nothing is read."""
     listed = [[*shard[1:2], *shard[3:]] for shard in shards]
-    stem = f"{WORK}/{shards[0].number:08d}-{sha256_hex(canonical_json([listed, check, bits]))[:16]}"
+    stem = f"{WORK}/{shards[0].number:08d}-{sha256_hex(canonical_json([listed, check, bits, RUN_FORMAT]))[:16]}"
     finished = join(writer.root, f"{stem}.json")
     if storage.exists(finished):
         return _parse(storage.read_bytes(finished))
@@ -90,7 +95,7 @@ def scan_group(
         )
     result = GroupScan(stem, tuple(facts), {name: count for name, count in normalised.items() if count})
     samples = pa.concat_tables(tables).combine_chunks()
-    put_run(writer, result.path("samples"), sort_by_uid(samples, "shard", "offset"), bits)
+    put_run(writer, result.run, sort_by_uid(samples, "shard", "offset"), bits)
     writer.put_table(result.path("order"), samples.select(list(ORDER.columns)))
     writer.put_table(result.path("broken"), quarantine_table(broken))
     writer.put_json(f"{stem}.json", asdict(result))

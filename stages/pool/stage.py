@@ -18,15 +18,16 @@ from stages.kernels.uid import bucket_of, parse_hex
 from stages.pool.config import PoolConfig
 from stages.pool.draw import draw_shards
 from stages.pool.index import BucketItem, BucketResult, Runs, index_bucket
-from stages.pool.metadata import MetadataRun, group_files, metadata_schema, put_metadata
+from stages.pool.merge import merged
+from stages.pool.metadata import MetadataRun, group_files, metadata_schema, put_metadata, run_schema
 from stages.pool.order import OrderItem, put_order
 from stages.pool.plan import plan_pool
 from stages.pool.quarantine import QUARANTINE, LostShard, check_share, check_unreadable
-from stages.pool.runs import bits_for
-from stages.pool.scan import ShardRef
+from stages.pool.runs import bits_before_merging, bits_for
+from stages.pool.scan import POOL_SCHEMA, ShardRef
 from stages.pool.scan_task import GroupScan, ShardFacts, group_shards, scan_group
 
-_LEAST_BYTES_A_SAMPLE = 8192
+_LEAST_BYTES_A_SAMPLE = 16 << 10
 """For a first guess at the number of buckets; how runs are laid out changes no result."""
 _NUM_NAMED = 5
 """Shards that a warning names."""
@@ -37,7 +38,7 @@ _SCAN_MEMORY = 1 << 30
 class PoolStage(Stage[PoolConfig]):
     """Index of all usable samples, metadata joined; the broken ones in quarantine, with their reasons."""
 
-    version = 1
+    version = 2
     takes: ClassVar[Mapping[str, Schema]] = {}
     gives = POOL
 
@@ -115,28 +116,28 @@ class _Making:
         self._files = context.external["metadata"].files if "metadata" in context.external else ()
 
     def scan(self) -> list[GroupScan]:
+        items = group_shards(self._shards)
         task = partial(
             scan_group,
             storage=self._context.storage,
             writer=self._context.output,
             check=self._config.check,
-            bits=self._run_bits,
+            bits=bits_before_merging(len(items), self._run_bits),
         )
-        items = group_shards(self._shards)
         return self._context.engine.map(
             task, items, name="pool: read shards", unit="shards", weigh=len, memory=_SCAN_MEMORY
         )
 
     def read_metadata(self) -> tuple[pa.Schema, list[MetadataRun]]:
         columns = metadata_schema(self._context.storage, self._files)
+        items = group_files(self._files)
         task = partial(
             put_metadata,
             storage=self._context.storage,
             writer=self._context.output,
             columns=columns,
-            bits=self._run_bits,
+            bits=bits_before_merging(len(items), self._run_bits),
         )
-        items = group_files(self._files)
         return columns, self._context.engine.map(
             task, items, name="pool: read metadata", unit="files", weigh=lambda item: len(item.files)
         )
@@ -155,12 +156,15 @@ class _Making:
         broken: pa.Table,
         bits: int,
     ) -> list[BucketResult]:
+        samples = self._merged([group.run for group in groups], POOL_SCHEMA, ["shard", "offset"], "samples")
+        rows = self._merged([run.path for run in metadata], run_schema(columns), [], "metadata")
         runs = Runs(
-            samples=tuple(self._uri(group.path("samples")) for group in groups),
-            metadata=tuple(self._uri(run.path) for run in metadata),
+            samples=tuple(map(self._uri, samples)),
+            metadata=tuple(map(self._uri, rows)),
             columns=columns,
             metadata_files=tuple(stat.uri for stat in self._files),
             bits=bits,
+            run_bits=self._run_bits,
             report_missing=self._config.sample == 1,
         )
         known = parse_hex(broken["uid"].drop_null())
@@ -170,6 +174,19 @@ class _Making:
         ]
         task = partial(index_bucket, runs=runs, storage=self._context.storage, writer=self._context.output)
         return self._context.engine.map(task, items, name="pool: index", unit="buckets")
+
+    def _merged(self, paths: list[str], schema: pa.Schema, further: Sequence[str], what: str) -> list[str]:
+        return merged(
+            self._context.engine,
+            paths,
+            storage=self._context.storage,
+            writer=self._context.output,
+            schema=schema,
+            bits=bits_before_merging(len(paths), self._run_bits),
+            to_bits=self._run_bits,
+            further=further,
+            name=f"pool: merge {what}",
+        )
 
     def order(self, groups: Sequence[GroupScan], duplicates: pa.Table) -> list[FileEntry]:
         shard, offset = duplicates["shard"].to_numpy(), duplicates["offset"].to_numpy()

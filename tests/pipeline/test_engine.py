@@ -102,3 +102,11 @@ def test_error_parts_survive_pickling() -> None:
     copy = pickle.loads(pickle.dumps(error))
     assert type(copy) is RunError
     assert str(copy) == str(error)
+
+
+@pytest.mark.ray
+def test_map_of_more_items_than_blocks_gives_each_its_result(
+    ray_engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pipeline.engine._MOST_BLOCKS", 3)
+    assert ray_engine.map(_square, range(8), name="few blocks") == [n * n for n in range(8)]

@@ -15,6 +15,7 @@ from pipeline.run_record import RunRecord, open_artifacts, read_record
 from pipeline.runner import Runner, check_end_to_end
 from pipeline.stage import External
 from pipeline.storage import ScopeError, Storage
+from tests.counted_store import counted
 from tests.pipeline import toy_stages
 from tests.pipeline.toy_stages import EvenConfig, NumbersConfig
 
@@ -159,6 +160,19 @@ def test_external_folder_lists_only_its_suffix(tmp_path: Path) -> None:
     assert len(list_external(External(str(tmp_path), suffix=".tar"), Storage()).files) == 1
     with pytest.raises(UserError, match="not there"):
         list_external(External(str(tmp_path), suffix=".parquet"), Storage())
+
+
+def test_external_input_of_several_stages_is_listed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in/a.txt").write_text("a")
+    config = NumbersConfig(source=str(tmp_path / "in"))
+    nodes = [replace(NUMBERS, name=name, label=name, config=config) for name in ("one", "two", "three")]
+    graph = _graph(tmp_path, *nodes)
+    with counted(monkeypatch) as store:
+        for node in nodes:
+            graph.external(node)
+            graph.external(node)
+    assert store.traffic.puts == 1
 
 
 def test_damaged_manifest_is_an_error_not_a_rerun(tmp_path: Path) -> None:

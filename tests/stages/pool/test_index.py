@@ -73,6 +73,7 @@ def made(
         columns=COLUMNS,
         metadata_files=("a.parquet", "b.parquet", "c.parquet"),
         bits=BITS,
+        run_bits=2,
         report_missing=report_missing,
     )
     writer = ArtifactWriter(str(root / "out"), Storage())

@@ -139,7 +139,9 @@ def test_put_metadata_sorts_by_uid_and_remembers_the_file_of_each_row(tmp_path: 
     columns, writer = metadata_schema(Storage(), files), ArtifactWriter(str(tmp_path / "out"), Storage())
     run = put_metadata(MetadataItem(5, files), storage=Storage(), writer=writer, columns=columns, bits=2)
     assert (run.rows, run.num_normalised) == (20, 0)
-    found = read_bucket(Storage(), [str(tmp_path / "out" / run.path)], 0, 0, run_schema(columns)).to_pylist()
+    found = read_bucket(
+        Storage(), [str(tmp_path / "out" / run.path)], 0, 0, run_schema(columns), run_bits=2
+    ).to_pylist()
     keys = [f"{row['uid_hi']:016x}{row['uid_lo']:016x}" for row in found]
     assert keys == sorted(uids)
     for key, row in zip(keys, found, strict=True):

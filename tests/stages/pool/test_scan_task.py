@@ -14,6 +14,7 @@ from pipeline.storage import Storage
 from stages.kernels.grouping import planned_shard_groups
 from stages.pool import scan_task
 from stages.pool.quarantine import QUARANTINE
+from stages.pool.runs import read_bucket
 from stages.pool.scan import POOL_SCHEMA, ShardRef
 from stages.pool.scan_task import GroupScan, group_shards, scan_group
 from tests.stages.pool.pools import Pair, pair, shard_bytes, uid_of
@@ -55,10 +56,9 @@ PAIRS = [pair(1), Pair("5", uid_of(5), None), pair(2), pair(3)]
 
 def test_scan_group_leaves_samples_order_and_broken_ones(tmp_path: Path) -> None:
     found = scanned(tmp_path, PAIRS)
-    tables = {
-        kind: Storage().read_table(str(tmp_path / "out" / found.path(kind))) for kind in ("samples", "order", "broken")
-    }
-    assert tables["samples"].schema.equals(POOL_SCHEMA)
+    tables = {kind: Storage().read_table(str(tmp_path / "out" / found.path(kind))) for kind in ("order", "broken")}
+    run = str(tmp_path / "out" / found.run)
+    tables["samples"] = read_bucket(Storage(), [run], 0, 0, POOL_SCHEMA, run_bits=1)
     uids = [(row["uid_hi"], row["uid_lo"]) for row in tables["samples"].to_pylist()]
     assert uids == sorted(uids)
     assert tables["order"].column_names == list(ORDER.columns)
