@@ -6,16 +6,17 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from datetime import UTC, datetime
 from functools import partial
+from pathlib import Path
 
 from rich.table import Table
 
-from pipeline.artifact import Artifact
+from pipeline.artifact import Artifact, Manifest
 from pipeline.config import RunConfig
 from pipeline.config_checks import check_gpus, check_metadata, check_voters, warnings_of
 from pipeline.engine import Engine
-from pipeline.errors import GradsieveError
+from pipeline.errors import GradsieveError, UserError
 from pipeline.gc import STORE_NAME
-from pipeline.graph import Graph, Place, upto
+from pipeline.graph import Graph, Place, is_replacing, upto
 from pipeline.heartbeat import heartbeat
 from pipeline.lease import held
 from pipeline.meter import LimitReachedError, Meter
@@ -26,7 +27,7 @@ from pipeline.run_log import logged
 from pipeline.run_record import RunRecord, failure_to_write_told, used_before
 from pipeline.runner import Runner, check_end_to_end
 from pipeline.spend import spend_shown
-from pipeline.storage import Storage, absolute, join
+from pipeline.storage import Storage, absolute, is_s3, join
 from pipeline.yaml_config import load_config
 
 
@@ -59,6 +60,7 @@ class Curation:
             output = join(output, dated_name(datetime.now(UTC)))
         self.place = Place(output, store, Storage(config.storage), reporter)
         self.nodes = assemble(config)
+        self._check_places()
         check_voters(config)
         check_metadata(config)
 
@@ -133,9 +135,47 @@ class Curation:
                 raise
             finally:
                 engine.shutdown()
+            self._warn_of_earlier(finished)
             record.finish("done")
             self.reporter.event("run", {"state": "done"})
         return self._closing_lines(finished)
+
+    def _check_places(self) -> None:
+        """Refuse an output in which a run would read what it wrote, or that is no folder.
+
+        Raises:
+            UserError: it lies in the pool, or is a file.
+        """
+        for key, place in (("output", self.place.output), ("store", self.place.store)):
+            if not is_s3(place) and Path(place).exists() and not Path(place).is_dir():
+                raise UserError(f"the {key} is not a folder", where=place, next_step=f"choose another `{key}`")
+            for name, source in (("pool.path", self.config.pool.path), ("pool.metadata", self.config.pool.metadata)):
+                if source is not None and f"{place}/".startswith(f"{absolute(source)}/"):
+                    raise UserError(
+                        f"the {key} lies in {name}: a run would take its own shards for samples of the pool",
+                        where=place,
+                        expected=f"a folder outside of {absolute(source)}",
+                        next_step=f"choose another `{key}`",
+                    )
+
+    def _warn_of_earlier(self, finished: dict[str, Artifact]) -> None:
+        """Deliverables that stay behind a run `--until` an earlier stage, and no longer belong to what it made."""
+        contents = {artifact.manifest.content for artifact in finished.values()}
+        stale = []
+        for node in self.nodes:
+            uri = self.place.manifest_uri(node, "")
+            if not node.deliverable or node.name in finished or not self.place.storage.exists(uri):
+                continue
+            data = self.place.storage.read_bytes(uri)
+            inputs = {} if is_replacing(data) else Manifest.from_json(data, uri).inputs
+            roles = [role for role, source in node.inputs.items() if source in finished]
+            if any(inputs.get(role) not in contents for role in roles):
+                stale.append(node.name)
+        if stale:
+            self.reporter.warn(
+                f"{', '.join(stale)} in the output belong(s) to an earlier run and no longer fit(s) what was made now; "
+                "the same command without --until makes them again"
+            )
 
     def _check_nodes(self, engine: Engine, graph: Graph, done: dict[str, Artifact]) -> None:
         """On a cluster: let every node say whether it can do the work, before hours of it."""

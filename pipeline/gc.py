@@ -7,12 +7,12 @@ record that cannot be read, or a run that is at work, stops it before the first 
 import os
 import re
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
 from pipeline.artifact import MANIFEST_NAME
-from pipeline.errors import UserError
+from pipeline.errors import LockedError, UserError
 from pipeline.lease import LEASE_NAME, LOCK_NAME, held
 from pipeline.progress import Reporter
 from pipeline.run_record import RECORD_NAME, read_record, resolve
@@ -111,7 +111,7 @@ def collect(
     Raises:
         LockedError: a run is at work.
     """
-    with ExitStack() as leases:
+    with _told_of_gc(series), ExitStack() as leases:
         leases.enter_context(held(series, storage, reporter))
         verdict = judge(series, storage, keep=keep)
         if not agree(verdict):
@@ -127,6 +127,19 @@ def collect(
     for doomed in verdict.doomed:
         _clear(doomed.root, storage)
     return verdict
+
+
+@contextmanager
+def _told_of_gc(series: str) -> Iterator[None]:
+    """What to do about a run at work is another thing here than for a run."""
+    try:
+        yield
+    except LockedError as error:
+        raise LockedError(
+            "a run of the series is at work: nothing was deleted",
+            where=error.parts["where"] or series,
+            next_step="run gc again when it has ended",
+        ) from None
 
 
 def _clear(root: str, storage: Storage) -> None:

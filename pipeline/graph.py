@@ -17,6 +17,9 @@ from pipeline.schema import Schema
 from pipeline.stage import External, ExternalFiles, Stage
 from pipeline.storage import Storage, absolute, join, relative
 
+MANIFESTS = "manifests"
+"""Folder in an output with the manifests of its deliverables."""
+
 
 @dataclass(frozen=True)
 class Node:
@@ -63,7 +66,7 @@ class Place:
     def manifest_uri(self, node: Node, fingerprint: str) -> str:
         """Where the manifest of a node's artifact lies."""
         if node.deliverable:
-            return join(self.output, "manifests", f"{node.name}.json")
+            return join(self.output, MANIFESTS, f"{node.name}.json")
         return join(self.root(node, fingerprint), MANIFEST_NAME)
 
     def find(self, node: Node, fingerprint: str) -> Artifact | None:

@@ -19,7 +19,7 @@ from pydantic import AfterValidator
 
 from pipeline.config_base import Config, placement
 from pipeline.crash_points import reach
-from pipeline.errors import RunError
+from pipeline.errors import RunError, UserError
 
 
 def _without_credentials(url: str | None) -> str | None:
@@ -112,7 +112,13 @@ def is_s3(uri: str) -> bool:
 
 
 def absolute(uri: str) -> str:
-    """An absolute local path or the s3:// URI itself, without a trailing slash."""
+    """An absolute local path or the s3:// URI itself, without a trailing slash.
+
+    Raises:
+        UserError: no path can be so.
+    """
+    if "\0" in uri:
+        raise UserError("a path cannot hold a NUL character", found=repr(uri))
     return uri.rstrip("/") if is_s3(uri) else str(Path(uri).expanduser().resolve())
 
 

@@ -12,10 +12,10 @@ from importlib import import_module
 
 from pipeline.artifact import Artifact, FileEntry, Manifest, sha256_hex
 from pipeline.errors import GradsieveError, RunError
-from pipeline.graph import is_replacing
+from pipeline.graph import MANIFESTS, is_replacing
 from pipeline.progress import Bar, Reporter
 from pipeline.run_record import read_record, resolve, storage_of
-from pipeline.storage import Storage, absolute
+from pipeline.storage import Storage, absolute, join, relative
 from pipeline.verify_unlisted import Unlisted, find_unlisted
 
 _CONTENTS = "stages.verify_contents"
@@ -63,7 +63,8 @@ def verify(run: str, storage: Storage, reporter: Reporter) -> Verdict:
     record = read_record(run, storage)
     storage = storage_of(record, run, storage)
     verdict = Verdict()
-    artifacts = dict(_artifacts(record["stages"], output, storage, verdict))
+    stages = {**_earlier_deliverables(output, storage, record["stages"]), **record["stages"]}
+    artifacts = dict(_artifacts(stages, output, storage, verdict))
     verdict.num_artifacts = len(artifacts)
     total = sum(file.bytes for artifact in artifacts.values() for file in artifact.manifest.files)
     with reporter.bar("read", total, "bytes") as bar:
@@ -72,7 +73,7 @@ def verify(run: str, storage: Storage, reporter: Reporter) -> Verdict:
     readable = not verdict.differences  # what is damaged or gone cannot be counted
     for name, artifact in artifacts.items():
         verdict.differences += _check_lineage(name, artifact, artifacts)
-    verdict.unlisted = find_unlisted(output, artifacts, list(record["stages"]), storage)
+    verdict.unlisted = find_unlisted(output, artifacts, list(stages), storage)
     for name, uri in verdict.unlisted.strays:
         verdict.differences.append(Difference(name, "a file that no manifest lists", uri))
     if readable:
@@ -82,6 +83,22 @@ def verify(run: str, storage: Storage, reporter: Reporter) -> Verdict:
         verdict.differences += [Difference(*difference) for difference in found.differences()]
         verdict.unchecked += found.unchecked
     return verdict
+
+
+def _earlier_deliverables(
+    output: str, storage: Storage, stages: Mapping[str, Mapping[str, str]]
+) -> dict[str, dict[str, str]]:
+    """Deliverables that lie in the output and are none of the last command's, such as shards behind `--until select`.
+
+    Whoever reads the output takes them for the run's, so they must be whole and fit the rest.
+    """
+    folder = join(output, MANIFESTS)
+    names = [relative(folder, stat.uri).removesuffix(".json") for stat in storage.list(folder, suffix=".json")]
+    return {
+        name: {"state": "done", "root": name, "manifest": f"{MANIFESTS}/{name}.json"}
+        for name in names
+        if name not in stages
+    }
 
 
 def _artifacts(
