@@ -65,6 +65,6 @@ def test_name_that_is_no_test_is_missing() -> None:
 def test_make_targets_that_are_named_exist() -> None:
     makefile = (ROOT / "Makefile").read_text()
     targets = set(re.findall(r"`make ([\w-]+)`", TEXT))
-    assert targets == {"test", "test-object-store", "chaos"}
+    assert targets == {"test", "test-object-store", "cluster-test", "chaos"}
     for target in targets:
         assert re.search(rf"^{target}:", makefile, re.MULTILINE)
