@@ -22,20 +22,25 @@ exec "$@"
 """,
     "hostname": "echo 10.0.0.1 172.17.0.1",
     "ray": """
+[ "$1" = start ] && trap 'kill "${child:-}" 2> /dev/null; echo "$NODE ended" >> "$LOG"; exit 0' TERM
 token=$(stat -c %a "$RAY_AUTH_TOKEN_PATH"):$(wc -c < "$RAY_AUTH_TOKEN_PATH")
 echo "$NODE ray $* auth=$RAY_AUTH_MODE token=$token" >> "$LOG"
 case "$1" in
-  status) [ -z "$HEAD_FAILS" ];;
-  start) trap 'echo "$NODE ended" >> "$LOG"; exit 0' TERM; sleep 60 & wait $!;;
+  status) [ -z "$HEAD_FAILS" ] && grep -q "ray start --head" "$LOG";;
+  start) sleep 60 & child=$!; wait "$child";;
 esac
 """,
     "python": """
+trap 'kill "${child:-}" 2> /dev/null; echo "driver told" >> "$LOG"; sleep 0.3
+  echo "driver saved" >> "$LOG"; exit 143' TERM
+until [ "$(grep -c " ray start" "$LOG")" -ge 3 ]; do sleep 0.05; done
+sleep 0.3
 echo "driver $* at $RAY_ADDRESS" >> "$LOG"
-trap 'echo "driver told" >> "$LOG"; sleep 0.3; echo "driver saved" >> "$LOG"; exit 143' TERM
-[ -n "$DRIVER_WAITS" ] && { sleep 60 & wait $!; }
+[ -n "$DRIVER_WAITS" ] && { sleep 60 & child=$!; wait "$child"; }
 exit ${DRIVER_CODE:-0}
 """,
 }
+"""What sleeps is killed with its parent: it holds the pipe that the test reads to its end."""
 
 
 class Slurm:
@@ -52,7 +57,7 @@ class Slurm:
     def start(self, *arguments: str, **environment: str) -> subprocess.Popen[str]:
         known = {
             "PATH": f"{self._folder / 'bin'}:/usr/bin:/bin", "LOG": str(self._folder / "log"), "SLURM_JOB_ID": "4711",
-            "SLURM_JOB_NODELIST": "n[1-3]", "HOME": str(self._folder), "GRADSIEVE_SLURM_POLL": "0.01", "NODE": "n1",
+            "SLURM_JOB_NODELIST": "n[1-3]", "HOME": str(self._folder), "GRADSIEVE_SLURM_POLL": "0.1", "NODE": "n1",
             "HEAD_FAILS": "", "DRIVER_WAITS": "",
         }  # fmt: skip
         return subprocess.Popen(

@@ -10,8 +10,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import typer
 
-from pipeline.cli.app import main
+from pipeline.cli.app import app, main
 from pipeline.yaml_config import shipped_names
 from tests.docs.examples import ROOT, Example, examples
 
@@ -33,7 +34,8 @@ def home(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pat
     (tmp_path / "runs").mkdir()
     shutil.copytree(finished, tmp_path / "runs/demo", copy_function=os.link)
     (tmp_path / "recipes").symlink_to(ROOT / "recipes")
-    shutil.copy(ROOT / "pipeline/configs/demo.yaml", tmp_path / "my.yaml")
+    for name in ("my.yaml", "nightly.yaml"):
+        shutil.copy(ROOT / "pipeline/configs/demo.yaml", tmp_path / name)
     monkeypatch.chdir(tmp_path)
     for name in ("AWS_ACCESS_KEY_ID", "AWS_PROFILE", "AWS_SESSION_TOKEN"):
         monkeypatch.delenv(name, raising=False)
@@ -45,6 +47,13 @@ def _leaves(*arguments: str) -> object:
     with pytest.raises(SystemExit) as leave:
         main(arguments)
     return leave.value.code
+
+
+def _parses(name: str, *arguments: str) -> None:
+    """What it takes is known, though nothing is done."""
+    group = typer.main.get_command(app)
+    command = group.get_command(group.make_context("gradsieve", [], resilient_parsing=True), name)  # type: ignore[attr-defined]
+    command.make_context(name, list(arguments))
 
 
 @pytest.mark.parametrize("example", _SHOWN.values(), ids=str)
@@ -62,6 +71,8 @@ def test_command_that_is_shown_does_what_it_says(
     elif arguments[:2] == ["pool", "make"]:  # by the fixture, with fewer samples; here it finds what is there
         assert _leaves(*arguments) == 2
         assert "folder holds another demo pool" in capsys.readouterr().err
+    elif arguments[0] in ("submit", "gc") or any(word.startswith("s3://") for word in arguments):
+        _parses(*arguments)  # needs a cluster, or a bucket
     elif arguments[0] == "run":
         assert _leaves(*arguments, *(["--plan"] if "--plan" not in arguments else [])) == 0
         assert "to run: " in capsys.readouterr().out

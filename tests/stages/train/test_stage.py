@@ -14,6 +14,7 @@ import torch
 
 from pipeline.artifact import Artifact
 from pipeline.errors import RunError, UserError
+from pipeline.rates import RatesConfig
 from pipeline.stage import Size
 from pipeline.storage import Storage
 from stages.models.config import ModelConfig
@@ -291,9 +292,8 @@ def test_parameter_that_cannot_be_mimicked_is_refused_with_those_that_can(name: 
 
 def test_plan_counts_steps_and_hours() -> None:
     config = recipe(epochs=None, samples_seen=12_800_000, batch_size=4096, lanes=8, num_workers=8, use_gpu=True)
-    plan = TrainStage(config, pool_path="x").plan(
-        {"pool": Size(12_800_000, 0), "reference": Size(0, 0)}, {"train_samples_per_second_per_gpu": 2000.0}
-    )
+    rates = {**RatesConfig().model_dump(), "train_samples_per_second_per_gpu": 2000.0}
+    plan = TrainStage(config, pool_path="x").plan({"pool": Size(12_800_000, 0), "reference": Size(0, 0)}, rates)
     assert plan.steps == 3125
     assert plan.gpu_hours == pytest.approx(12_800_000 / 2000 / 3600)
 
