@@ -121,7 +121,7 @@ def _by_sample(model: nn.Module, reference: nn.Module, name: str, batch: Batch) 
         found = gradients(moved, torch.arange(len(batch)))  # [B, ...]
         return -(found * unit).flatten(1).sum(dim=1)
 
-    return _Contender(lambda: scores().numpy(), lambda: timed(lambda: {"samples": len(scores())}))
+    return _Contender(lambda: scores().detach().numpy(), lambda: timed(lambda: {"samples": len(scores())}))
 
 
 class _Images(nn.Module):
