@@ -14,7 +14,7 @@ from pipeline.artifact import Artifact, Manifest
 from pipeline.config import RunConfig
 from pipeline.config_checks import check_gpus, check_metadata, check_voters, warnings_of
 from pipeline.engine import Engine
-from pipeline.errors import GradsieveError, UserError
+from pipeline.errors import GradsieveError, RunError, UserError
 from pipeline.gc import STORE_NAME
 from pipeline.graph import Graph, Place, is_replacing, upto
 from pipeline.heartbeat import heartbeat
@@ -167,7 +167,10 @@ class Curation:
             if not node.deliverable or node.name in finished or not self.place.storage.exists(uri):
                 continue
             data = self.place.storage.read_bytes(uri)
-            inputs = {} if is_replacing(data) else Manifest.from_json(data, uri).inputs
+            try:
+                inputs = {} if is_replacing(data) else Manifest.from_json(data, uri).inputs
+            except RunError:  # damaged: it fits nothing, and what was made now is none the worse for it
+                inputs = {}
             roles = [role for role, source in node.inputs.items() if source in finished]
             if any(inputs.get(role) not in contents for role in roles):
                 stale.append(node.name)

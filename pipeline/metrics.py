@@ -6,7 +6,6 @@ process that ends sooner may be lost; what must not be lost is in the run's reco
 """
 
 import sys
-from functools import cache
 from typing import Any, Literal, NamedTuple
 
 
@@ -78,12 +77,6 @@ def _made(metric: Metric, labels: dict[str, str]) -> Any:
     initialized = getattr(sys.modules.get("ray"), "is_initialized", None)  # never imported for this, or half imported
     if initialized is None or not initialized():
         return None
-    return _ray_metric(metric)
+    from pipeline.engine_metrics import ray_metric  # a process without Ray needs none of it
 
-
-@cache
-def _ray_metric(metric: Metric) -> Any:
-    from ray.util.metrics import Counter, Gauge
-
-    kind: Any = {"counter": Counter, "gauge": Gauge}[metric.kind]
-    return kind(f"gradsieve_{metric.name}", metric.description, tag_keys=metric.labels)
+    return ray_metric(metric)

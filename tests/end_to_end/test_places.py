@@ -49,6 +49,24 @@ def test_verify_reads_shards_of_an_earlier_run(taken_down: tuple[Path, str]) -> 
     assert shard.name in verified.stderr
 
 
+def test_damaged_manifest_of_an_earlier_deliverable_fails_no_run_that_ended_well(
+    workplace: Path, finished: Path
+) -> None:
+    output = workplace / "runs/damaged"
+    shutil.copytree(finished, output)
+    (output / "manifests/shards.json").write_text("{")
+    result = run_tiny(
+        workplace,
+        f"output={output}",
+        "cluster.executor=in_process",
+        "select.rule.top.fraction=0.25",
+        "--until",
+        "select",
+    )
+    assert result.returncode == 0, result.stderr
+    assert "shards" in next(line for line in result.stderr.splitlines() if "belong(s) to an earlier run" in line)
+
+
 def test_finished_run_has_nothing_of_an_earlier_one(finished: Path, workplace: Path) -> None:
     assert "belong(s) to an earlier run" not in (workplace / "stderr.txt").read_text()
     assert gradsieve("verify", str(finished), cwd=workplace).returncode == 0
