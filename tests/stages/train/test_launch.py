@@ -214,8 +214,9 @@ def test_two_ranks_whose_run_reaches_a_limit_take_a_checkpoint_and_go_on_from_it
 ) -> None:
     with monkeypatch.context() as patched:
         patched.setattr(launch, "_rank", _rank_with(WaitForTheEnd()))
-        step = used_up(tmp_path, pool, recipe(**TWO_RANKS), 4 * 12, engine=ray_engine)
-    assert 4 <= step < 12
+        # At the first word of progress, as above: rank 0 may be held at a step of which it has not spoken.
+        step = used_up(tmp_path, pool, recipe(**TWO_RANKS), 1, engine=ray_engine)
+    assert 1 <= step < 12
     resumed = train(tmp_path, pool, recipe(**TWO_RANKS), ray_engine)
     assert resumed.manifest.content == straight.manifest.content
 
