@@ -5,6 +5,7 @@ loading workers. They take turns of several steps; each may load ahead while it 
 """
 
 import json
+import multiprocessing
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -128,6 +129,7 @@ def _train_open_clip(gate: Gate, models: str, arguments: list[str]) -> None:
     import open_clip
     from open_clip_train import main
 
+    multiprocessing.set_start_method("fork", force=True)  # as from a command line; its loader cannot be pickled
     open_clip.add_model_config(models)
     get_data = main.get_data
 
