@@ -26,4 +26,7 @@ class PoolConfig(Config):
     Metadata rows without a sample are not counted as missing then, as their shard may just not have been drawn.
     """
     bucket_rows: int = Field(2_000_000, gt=0)
-    """Rows that a uid bucket should have at most: bounds the memory of every later task."""
+    """Rows that a uid bucket should have at most: bounds the memory of every later task.
+
+    Where metadata is long, a bucket has fewer: at most 1 GiB of it as stored.
+    """

@@ -41,9 +41,9 @@ def plan_pool(config: PoolConfig, rates: Mapping[str, float]) -> StagePlan:
     stored = int(rows * rates["bytes_per_sample"])
     shards = max(1, round(rows / rates["samples_per_shard"]))
     has_metadata = config.metadata is not None
-    buckets = 1 << bits_for(rows, config.bucket_rows)
-    groups = planned_shard_groups(stored, shards)
     metadata = int(config.expected_samples * rates["metadata_bytes_per_sample"]) if has_metadata else 0
+    buckets = 1 << bits_for(rows, config.bucket_rows, int(metadata * config.sample))
+    groups = planned_shard_groups(stored, shards)
     metadata_files = max(1, metadata // _METADATA_FILE) if has_metadata else 0
     runs = groups + (planned_metadata_groups(metadata) if has_metadata else 0)
     indexed = int(rates["metadata_bytes_per_sample"] * _UID_FREE) if has_metadata else 0

@@ -26,13 +26,21 @@ RUN_FORMAT = 2
 """Part of the names of private files: those of an earlier layout are not taken for this one."""
 MOST_RUNS = 2048
 """Runs that a bucket's task reads from; where there are more, they are merged before."""
+_BUCKET_BYTES = 1 << 30
+"""Of stored metadata that a bucket takes in at most: where rows are long, buckets have fewer of them."""
 _COARSER = 6
 """Bits by which runs that will be merged are cut more coarsely: fewer and larger pieces."""
 
 
-def bits_for(rows: int, bucket_rows: int) -> int:
-    """Bits of the uid prefix at which tables of `rows` rows are cut so that buckets have at most `bucket_rows`."""
-    num_buckets = max(1, -(-rows // bucket_rows))
+def bits_for(rows: int, bucket_rows: int, metadata_bytes: int = 0) -> int:
+    """Bits of the uid prefix at which tables are cut, so that a bucket's memory and work are bounded.
+
+    Args:
+        rows: of the tables.
+        bucket_rows: that a bucket has at most.
+        metadata_bytes: stored, of the rows' metadata; of these a bucket has at most 1 GiB.
+    """
+    num_buckets = max(1, -(-rows // bucket_rows), -(-metadata_bytes // _BUCKET_BYTES))
     return min(_MAX_BITS, (num_buckets - 1).bit_length())
 
 

@@ -82,7 +82,7 @@ class PoolStage(Stage[PoolConfig]):
         )
         columns, metadata = making.read_metadata()
         usable = sum(shard.usable for shard in facts)
-        bits = bits_for(usable, self.config.bucket_rows)
+        bits = bits_for(usable, self.config.bucket_rows, making.metadata_bytes)
         broken = making.broken_table(groups)
         buckets = making.index(groups, metadata, columns, broken, bits)
         duplicates = pa.concat_tables([result.duplicates for result in buckets])
@@ -111,9 +111,11 @@ class _Making:
             ShardRef(number, _path(shards.uri, stat.uri), stat.uri, stat.bytes, stat.version)
             for number, stat in enumerate(drawn)
         ]
-        guess = sum(shard.bytes for shard in self._shards) // _LEAST_BYTES_A_SAMPLE
-        self._run_bits = bits_for(guess, config.bucket_rows)
         self._files = context.external["metadata"].files if "metadata" in context.external else ()
+        share = sum(shard.bytes for shard in drawn) / max(1, sum(stat.bytes for stat in shards.files))
+        self.metadata_bytes = int(sum(stat.bytes for stat in self._files) * share)
+        guess = sum(shard.bytes for shard in self._shards) // _LEAST_BYTES_A_SAMPLE
+        self._run_bits = bits_for(guess, config.bucket_rows, self.metadata_bytes)
 
     def scan(self) -> list[GroupScan]:
         items = group_shards(self._shards)

@@ -79,6 +79,12 @@ def test_bits_for_rows_bounds_the_mean_bucket(rows: int, bucket_rows: int, bits:
     assert rows <= bucket_rows << bits
 
 
+@pytest.mark.parametrize(("metadata_bytes", "bits"), [(0, 1), (2 << 30, 1), ((2 << 30) + 1, 2), (5 << 40, 13)])
+def test_bits_for_long_metadata_bounds_its_bytes_in_a_bucket(metadata_bytes: int, bits: int) -> None:
+    assert bits_for(20, 10, metadata_bytes) == bits
+    assert metadata_bytes <= (1 << 30) << bits
+
+
 def test_bucket_ranges_cover_all_uids_without_overlap() -> None:
     ranges = [bucket_range(bucket, 2) for bucket in range(4)]
     assert [(a.as_py(), b.as_py()) for a, b in ranges] == [(n << 62, ((n + 1) << 62) - 1) for n in range(4)]

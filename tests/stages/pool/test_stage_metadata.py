@@ -7,6 +7,7 @@ import pytest
 
 from pipeline.errors import UserError
 from pipeline.storage import Storage
+from stages.pool import runs
 from stages.pool.config import PoolConfig
 from stages.pool.stage import PoolStage
 from tests.stages.pool.indexing import external, index, rows
@@ -50,6 +51,17 @@ def test_run_metadata_without_a_sample_is_missing(tmp_path: Path) -> None:
     }
     assert (artifact.summary["missing"], artifact.summary["missing_quarantined"]) == (2, 1)
     assert artifact.summary["metadata_rows"] == 4
+
+
+def test_run_long_metadata_is_cut_at_more_buckets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pairs = plain_pool(tmp_path / "shards", num_shards=1)
+    write_metadata(tmp_path / "meta", "a.parquet", [item.uid for item in pairs], url=[item.uid for item in pairs])
+    stored = (tmp_path / "meta" / "a.parquet").stat().st_size
+    whole = index(tmp_path, out="whole")
+    monkeypatch.setattr(runs, "_BUCKET_BYTES", -(-stored // 4))
+    cut = index(tmp_path, out="cut")
+    assert (whole.summary["bucket_bits"], cut.summary["bucket_bits"]) == (0, 2)
+    assert rows(cut) == rows(whole)
 
 
 def test_run_metadata_column_named_like_ours_is_renamed(tmp_path: Path) -> None:
