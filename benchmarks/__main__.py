@@ -10,9 +10,9 @@ import importlib
 import pkgutil
 import sys
 import time
-from typing import Any
 
 from benchmarks import cases, record
+from benchmarks.ratio_table import table
 
 
 def names() -> list[str]:
@@ -47,28 +47,6 @@ def main() -> int:
     chosen = [(case, line) for case, line in record.load(wishes.form) if not wishes.cases or case in wishes.cases]
     print(table(chosen))
     return int(failed or any(line["missed"] for _, line in chosen))
-
-
-def table(lines: list[tuple[str, dict[str, Any]]]) -> str:
-    """Ratios beside targets as a table in Markdown; a missed one says MISS."""
-    shown = ["| what | against | ratio (95 % interval) | target | rows | pairs | |", "|---|---|---|---|---|---|---|"]
-    for _, line in lines:
-        ratio, target = line["ratio"], line["target"]
-        cells = [
-            line["what"],
-            line["against"],
-            f"{_short(ratio['median'])} ({_short(ratio['low'])} to {_short(ratio['high'])})",
-            str(record.Target(**target)) if target else "",
-            ", ".join(f"{number:,} {name}" for name, number in line["counts"].items()),
-            str(line["pairs"]),
-            "MISS" if line["missed"] else "ok" if target else "",
-        ]
-        shown.append(f"| {' | '.join(cells)} |")
-    return "\n".join(shown)
-
-
-def _short(number: float) -> str:
-    return f"{number:.3f}" if number < 2 else f"{number:.1f}"
 
 
 if __name__ == "__main__":

@@ -1,0 +1,62 @@
+"""Kept results as tables in Markdown, the README's among them: `python -m benchmarks.ratio_table` writes that one anew."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks import record
+
+DOCUMENT = Path(__file__).parents[1] / "README.md"
+BEGIN, END = "<!-- table: python -m benchmarks.ratio_table -->", "<!-- end of table -->"
+_HEADS = ("what", "against", "ratio (95 % interval)", "target", "rows", "pairs", "")
+
+
+def table(lines: Sequence[tuple[str, dict[str, Any]]]) -> str:
+    """Ratios beside targets; a missed one says MISS."""
+    return _markdown(_HEADS, [_cells(line) for _, line in lines])
+
+
+def of_the_readme() -> str:
+    """Each case in its full form, or in its short one where nobody kept a full one."""
+    full = record.load("full")
+    measured = {case for case, _ in full}
+    short = [(case, line) for case, line in record.load("short") if case not in measured]
+    lines = sorted([(case, "full", line) for case, line in full] + [(case, "short", line) for case, line in short],
+                   key=lambda kept: kept[0])  # fmt: skip
+    return _markdown(
+        (*_HEADS[:-1], "form", ""), [(*_cells(line)[:-1], form, _cells(line)[-1]) for _, form, line in lines]
+    )
+
+
+def rewritten(document: str) -> str:
+    """The document with the table as the results are now."""
+    before, _, rest = document.partition(BEGIN)
+    _, _, after = rest.partition(END)
+    return f"{before}{BEGIN}\n\n{of_the_readme()}\n\n{END}{after}"
+
+
+def _cells(line: dict[str, Any]) -> tuple[str, ...]:
+    ratio, target = line["ratio"], line["target"]
+    return (
+        line["what"],
+        line["against"],
+        f"{_short(ratio['median'])} ({_short(ratio['low'])} to {_short(ratio['high'])})",
+        str(record.Target(**target)) if target else "",
+        ", ".join(f"{number:,} {name}" for name, number in line["counts"].items()),
+        str(line["pairs"]),
+        "MISS" if line["missed"] else "ok" if target else "",
+    )
+
+
+def _markdown(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    return "\n".join(
+        [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|", *(f"| {' | '.join(row)} |" for row in rows)]
+    )
+
+
+def _short(number: float) -> str:
+    return f"{number:.3f}" if number < 2 else f"{number:.1f}"
+
+
+if __name__ == "__main__":
+    DOCUMENT.write_text(rewritten(DOCUMENT.read_text()))
