@@ -1,4 +1,4 @@
-"""Kept results as tables in Markdown, the README's among them: `python -m benchmarks.ratio_table` writes that one anew."""
+"""Kept results as tables in Markdown, also in the README: `python -m benchmarks.ratio_table` writes that one anew."""
 
 from collections.abc import Sequence
 from pathlib import Path

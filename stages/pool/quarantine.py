@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import pyarrow as pa
 
-from pipeline.errors import RunError, UserError
+from pipeline.errors import UserError
 
 QUARANTINE = pa.schema(
     {
@@ -67,8 +67,7 @@ def check_share(tallies: Sequence[ShardTally], max_share: float, where: str) -> 
     """Stop where too much is broken.
 
     Raises:
-        UserError: there is no sample at all, or none that can be used.
-        RunError: more than `max_share` of the samples are broken.
+        UserError: there is no sample at all, or more than `max_share` of them are broken.
     """
     seen = sum(tally.seen for tally in tallies)
     reasons: Counter[str] = Counter()
@@ -83,8 +82,7 @@ def check_share(tallies: Sequence[ShardTally], max_share: float, where: str) -> 
             found=f"{len(tallies)} shards without any",
         )
     if broken > max_share * seen:
-        kind = UserError if broken == seen else RunError
-        raise kind(
+        raise UserError(
             "no sample of the pool can be used" if broken == seen else "too many broken samples in the pool",
             where=where,
             expected=f"at most {max_share:.2%} (pool.max_quarantined)",
@@ -101,12 +99,12 @@ def check_unreadable(
     How many samples were in them nobody knows, so their share of the pool's bytes or of its shards counts, the larger.
 
     Raises:
-        RunError: they are more than `max_share` of the pool.
+        UserError: they are more than `max_share` of the pool.
     """
     share = max(sum(shard.bytes for shard in lost) / max(num_bytes, 1), len(lost) / max(num_shards, 1))
     if share > max_share:
         named = [f"    {shard.path}: {shard.bytes:,} bytes, {shard.fault}" for shard in lost[:_NUM_WORST]]
-        raise RunError(
+        raise UserError(
             "too many shards of the pool cannot be read",
             where=where,
             expected=f"at most {max_share:.2%} of the pool (pool.max_quarantined)",

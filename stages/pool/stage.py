@@ -66,8 +66,7 @@ class PoolStage(Stage[PoolConfig]):
         """Scan shards, read metadata, then make the index bucket by bucket and the order part by part.
 
         Raises:
-            UserError: no samples, none that is usable, or metadata that cannot be joined.
-            RunError: more than `max_quarantined` is broken.
+            UserError: no samples, more than `max_quarantined` of them broken, or metadata that cannot be joined.
         """
         making = _Making(self.config, context)
         groups = making.scan()

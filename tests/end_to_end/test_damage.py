@@ -56,7 +56,7 @@ def test_shard_that_cannot_be_read_counts_by_its_bytes_and_is_named(
     shard = tmp_path / "pool/shards/00000003.tar"
     shard.write_bytes(junk * max(1, shard.stat().st_size // max(len(junk), 1)))
     result = run_tiny(tmp_path, "cluster.executor=in_process", "pool.max_quarantined=0.05", "--until", "pool")
-    assert result.returncode == 1
+    assert result.returncode == 2
     assert "too many shards" in result.stderr
     assert "00000003.tar" in result.stderr
     assert "Traceback" not in result.stderr

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline.errors import RunError, UserError
+from pipeline.errors import UserError
 from tests.stages.pool.indexing import index, quarantined, rows
 from tests.stages.pool.pools import (
     Pair,
@@ -141,18 +141,18 @@ def test_run_file_that_is_no_tar_is_one_fault(tmp_path: Path) -> None:
 def test_run_too_many_broken_stops_and_names_the_worst(tmp_path: Path) -> None:
     plain_pool(tmp_path / "shards", num_shards=3)
     write_pool(tmp_path / "shards", {"bad.tar": shard_bytes([Pair(str(n), uid_of(100 + n), None) for n in range(4)])})
-    with pytest.raises(RunError) as raised:
+    with pytest.raises(UserError) as raised:
         index(tmp_path, max_quarantined=0.05)
     text = str(raised.value)
     assert "4 of 40 = 10.00%: 4 no_caption" in text
     assert "bad.tar: 4 of 4: 4 no_caption" in text
-    assert raised.value.exit_code == 1
+    assert raised.value.exit_code == 2
     assert index(tmp_path, max_quarantined=0.1, out="lenient").summary["quarantined"] == 4
 
 
 def test_run_duplicates_count_against_the_limit(tmp_path: Path) -> None:
     write_pool(tmp_path / "shards", {"0.tar": shard_bytes([pair(1), Pair("2", uid_of(1))])})
-    with pytest.raises(RunError, match="1 duplicate_uid"):
+    with pytest.raises(UserError, match="1 duplicate_uid"):
         index(tmp_path, max_quarantined=0.4)
 
 
@@ -209,7 +209,7 @@ def test_run_limit_of_quarantine_is_inclusive(tmp_path: Path, limit: float, pass
     if passes:
         assert index(tmp_path, max_quarantined=limit).summary["quarantined"] == 3
         return
-    with pytest.raises(RunError, match="too many broken samples"):
+    with pytest.raises(UserError, match="too many broken samples"):
         index(tmp_path, max_quarantined=limit)
 
 
