@@ -13,6 +13,7 @@ import warnings
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
+from functools import partial
 from typing import Annotated, Any, Literal, TypeVar
 from urllib.parse import urlsplit
 
@@ -21,13 +22,20 @@ from pydantic import Field, model_validator
 from pipeline.artifact import Artifact
 from pipeline.config_base import Config, placement
 from pipeline.disk_errors import disk_error
-from pipeline.engine_errors import died_each_time, no_cluster, ray_errors, refuse_hopeless, start_errors_named
+from pipeline.engine_errors import (
+    died_each_time,
+    no_cluster,
+    patience,
+    ray_errors,
+    refuse_hopeless,
+    start_errors_named,
+)
 from pipeline.engine_loopback import exposure, loopback_alone
 from pipeline.errors import GradsieveError, RunError
 from pipeline.meter import Meter, Timed
 from pipeline.metrics import count
 from pipeline.progress import Reporter
-from pipeline.termination import own_sigterm
+from pipeline.termination import aside, own_sigterm
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -242,8 +250,14 @@ class Engine:
             from ray.data import DataContext
 
             if not ray.is_initialized():
+                start = partial(
+                    ray.init, **self._init_options(address), log_to_driver=False, logging_level=logging.ERROR
+                )
                 with own_sigterm(), start_errors_named(address):
-                    ray.init(**self._init_options(address), log_to_driver=False, logging_level=logging.ERROR)
+                    if address:
+                        aside(start, while_waiting=patience(address, self.reporter))
+                    else:
+                        start()
                 self._embedded = True
         if self.alone and (reachable := exposure()):
             self.reporter.warn(

@@ -1,14 +1,18 @@
 """What Ray's errors mean to a user, and which of them no second attempt can help."""
 
 import shutil
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from pipeline.errors import RunError, UserError
+from pipeline.errors import GradsieveError, RunError, UserError
+from pipeline.progress import Reporter
 
 FULL_SHARE = 0.95
 """Of the disk that Ray spills to; from there on it takes no more objects."""
+ANSWER_SECONDS = 300.0
+_TELL_SECONDS = 30.0
 _GOES_ON = "the same command goes on from what is finished"
 
 
@@ -37,6 +41,8 @@ def start_errors_named(address: str | None) -> Iterator[None]:
     """
     try:
         yield
+    except GradsieveError:
+        raise
     except (Exception, SystemExit) as error:  # Ray raises plain ones here, and ends the process when it gives up
         if address:
             raise no_cluster(address, error) from error
@@ -47,6 +53,35 @@ def start_errors_named(address: str | None) -> Iterator[None]:
             next_step="see whether that disk has space and can be written, and whether memory is left for "
             "`cluster.object_store_memory`; or do without Ray: `cluster.executor=in_process`",
         ) from error
+
+
+def patience(address: str, reporter: Reporter) -> Callable[[], None]:
+    """What is to be called while a cluster is waited for: says so now and then, and gives up in the end.
+
+    Ray itself waits without end for the first answer of a cluster to which a connection can be made.
+
+    Raises:
+        RunError: there was no answer for 5 minutes.
+    """
+    begun = time.monotonic()
+    told = 0
+
+    def wait() -> None:
+        nonlocal told
+        waited = time.monotonic() - begun
+        if waited >= ANSWER_SECONDS:
+            raise RunError(
+                "the Ray cluster does not answer",
+                where=address,
+                expected=f"an answer within {ANSWER_SECONDS:.0f} s",
+                found="connections can be made, and nothing comes back",
+                next_step=f"see what `ray status --address {address}` says; the same command tries again",
+            )
+        if waited >= (told + 1) * _TELL_SECONDS:
+            told += 1
+            reporter.say(f"waiting for the Ray cluster at {address} to answer, for {waited:.0f} s")
+
+    return wait
 
 
 def no_cluster(address: str, error: BaseException) -> UserError:

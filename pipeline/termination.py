@@ -1,13 +1,19 @@
 """SIGTERM ends a run as Ctrl-C does: workers are told, the record is written, the same command goes on.
 
-Work that can save itself first asks for time to do so with `time_to_save`.
+Work that can save itself first asks for time to do so with `time_to_save`. A call that would hear no signal before it
+returns goes `aside`.
 """
 
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
+from typing import TypeVar
+
+Value = TypeVar("Value")
+
+_LOOK_SECONDS = 0.5
 
 
 class Terminated(KeyboardInterrupt):
@@ -69,6 +75,35 @@ def time_to_save(seconds: float) -> Iterator[threading.Event]:
         signal.signal(signal.SIGTERM, signal.SIG_IGN if told.is_set() else _end)
     if told.is_set():
         raise Terminated
+
+
+def aside(call: Callable[[], Value], *, while_waiting: Callable[[], None] = lambda: None) -> Value:
+    """Call in another thread, so that this one hears signals, and wait for it.
+
+    Args:
+        call: what may not hear a signal, or would take Ctrl-C for itself.
+        while_waiting: is called about twice a second; what it raises ends the wait, and leaves the call to itself.
+
+    Raises:
+        BaseException: what the call raised.
+    """
+    outcome: list[Value] = []
+    failure: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            outcome.append(call())
+        except BaseException as error:  # raised again where the caller waits
+            failure.append(error)
+
+    thread = threading.Thread(target=run, name="aside", daemon=True)
+    thread.start()
+    while thread.is_alive():
+        thread.join(_LOOK_SECONDS)
+        while_waiting()
+    if failure:
+        raise failure[0]
+    return outcome[0]
 
 
 def _end(number: int, frame: FrameType | None) -> None:

@@ -8,16 +8,15 @@ import os
 import tempfile
 import threading
 import uuid
-from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any, TypeVar
+from typing import Any
 
 from pipeline.engine import Engine
 from pipeline.errors import RunError, UserError
 from pipeline.meter import Meter
 from pipeline.metrics import count
 from pipeline.progress import Reporter
-from pipeline.termination import time_to_save
+from pipeline.termination import aside, time_to_save
 from stages.train.board import BarProgress, BoardProgress, last_standing, progress_shown
 from stages.train.checkpoint import CheckpointStore
 from stages.train.config import TrainConfig
@@ -25,9 +24,6 @@ from stages.train.notice import Notice
 from stages.train.rank_errors import NodeTakenError, RankLostError, translated
 from stages.train.spec import Standing, TrainSpec
 
-Value = TypeVar("Value")
-
-_JOIN_SECONDS = 0.5
 _ALL_SECONDS = 60.0
 """How long all ranks are waited for where fewer may train."""
 
@@ -217,28 +213,6 @@ def _fit(spec: TrainSpec, engine: Engine, board: Any, size: int) -> Notice:
                 FileRendezvous(backend=backend, folder=scratch) if engine.alone else TorchConfig(backend=backend)
             ),
         )
-        result: Any = translated(lambda: _aside(trainer.fit), spec)
+        # In the main thread Ray Train would take Ctrl-C for itself, for good, and end the process with exit code 0.
+        result: Any = translated(lambda: aside(trainer.fit), spec)
         return Notice(result.return_value)
-
-
-def _aside(call: Callable[[], Value]) -> Value:
-    """Call in another thread, so that this one hears signals.
-
-    In the main thread Ray Train would take Ctrl-C for itself, for good, and end the process with exit code 0.
-    """
-    outcome: list[Value] = []
-    failure: list[BaseException] = []
-
-    def run() -> None:
-        try:
-            outcome.append(call())
-        except BaseException as error:  # raised again where the caller waits
-            failure.append(error)
-
-    thread = threading.Thread(target=run, name="fit", daemon=True)
-    thread.start()
-    while thread.is_alive():
-        thread.join(_JOIN_SECONDS)
-    if failure:
-        raise failure[0]
-    return outcome[0]

@@ -71,6 +71,31 @@ def test_work_runs_on_the_cluster_that_the_environment_names_and_leaves_it_alive
     assert process.stdout.readline().split() == ["1", "True"]
 
 
+SILENT = """
+import sys
+from pipeline import engine_errors
+from pipeline.engine import ClusterConfig, Engine
+from pipeline.errors import RunError
+from pipeline.progress import Reporter
+
+engine_errors.ANSWER_SECONDS, engine_errors._TELL_SECONDS = 4.0, 1.0
+try:
+    Engine(ClusterConfig(address=sys.argv[1], auth_mode="disabled"), Reporter()).ensure_ray()
+except RunError as error:
+    print(error)
+"""
+
+
+def test_cluster_that_takes_connections_and_never_answers_is_given_up_in_words() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        address = f"127.0.0.1:{silent.getsockname()[1]}"
+        command = [sys.executable, "-c", SILENT, address]
+        waited = subprocess.run(command, env=ENVIRONMENT, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert "the Ray cluster does not answer" in waited.stdout, waited.stderr
+    assert f"ray status --address {address}" in waited.stdout
+    assert f"waiting for the Ray cluster at {address} to answer, for 1 s" in waited.stderr
+
+
 @pytest.mark.parametrize("form", ["{}", "ray://{}"])
 def test_address_at_which_nothing_listens_is_refused_before_work(form: str) -> None:
     with socket.socket() as taken:  # bound, and not listening

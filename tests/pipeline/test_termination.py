@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from pipeline.termination import Terminated, end_at_sigterm, own_sigterm, time_to_save
+from pipeline.termination import Terminated, aside, end_at_sigterm, own_sigterm, time_to_save
 
 LONG = 60.0
 
@@ -120,3 +120,30 @@ def test_own_handler_is_put_back_after_foreign_code_took_it() -> None:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
     with pytest.raises(Terminated):
         tell()
+
+
+def test_call_aside_gives_its_value_and_its_error() -> None:
+    assert aside(threading.get_ident) != threading.get_ident()
+    with pytest.raises(ZeroDivisionError):
+        aside(lambda: 1 // 0)
+
+
+def test_call_aside_that_hears_nothing_is_left_to_itself_at_sigterm() -> None:
+    never = threading.Event()
+    threading.Timer(0.2, tell).start()
+    with pytest.raises(Terminated):
+        aside(never.wait)
+    never.set()
+
+
+def test_call_aside_is_waited_for_no_longer_than_the_caller_wishes() -> None:
+    never, looks = threading.Event(), [1, 2, 3]
+
+    def look() -> None:
+        if not looks:
+            raise TimeoutError
+        looks.pop()
+
+    with pytest.raises(TimeoutError):
+        aside(never.wait, while_waiting=look)
+    never.set()
