@@ -3,7 +3,6 @@
 import os
 import platform
 import signal
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,7 +12,7 @@ from cluster.node_checks import Answer, Wanted, answer, check_nodes, differing
 from pipeline.errors import UserError
 from pipeline.run_record import versions
 from pipeline.storage import Storage
-from tests.crash.nodes import Nodes, nodes, raylet_of
+from tests.crash.nodes import Nodes, raylet_of
 
 
 @pytest.fixture
@@ -76,21 +75,6 @@ def test_versions_that_differ_are_named_and_a_patch_of_python_is_no_difference()
     assert differing(here, Answer("node a", other, ()), ["python"]) == [
         f"node a: python 3.12.1, the driver has {platform.python_version()}"
     ]
-
-
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[Nodes]:
-    """Two workers that this process is connected to."""
-    import ray
-
-    if ray.is_initialized():
-        ray.shutdown()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("RAY_AUTH_MODE", "disabled")
-        with nodes(workers=2, cpus=1) as made:
-            ray.init(address=made.address, log_to_driver=False, logging_level="ERROR")
-            yield made
-            ray.shutdown()
 
 
 @pytest.mark.slow

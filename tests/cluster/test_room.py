@@ -3,7 +3,6 @@
 import os
 import threading
 import time
-from collections.abc import Iterator
 from itertools import product
 
 import pytest
@@ -15,7 +14,7 @@ from cluster.room import fits, missing
 from pipeline.engine import ClusterConfig, Engine, RoleConfig
 from pipeline.errors import RunError
 from pipeline.progress import Reporter
-from tests.crash.nodes import Nodes, nodes
+from tests.crash.nodes import Nodes
 
 AMOUNTS = st.dictionaries(st.sampled_from(["CPU", "GPU"]), st.integers(1, 3), min_size=1)
 
@@ -64,21 +63,6 @@ def test_role_adds_its_resources_and_its_memory_goes_before_a_stages() -> None:
 def test_role_may_not_take_what_stages_reserve_themselves(name: str) -> None:
     with pytest.raises(ValueError, match="reserved by the stages"):
         RoleConfig(resources={name: 1.0})
-
-
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[Nodes]:
-    """A head without CPUs and one worker; this process is connected to it."""
-    import ray
-
-    if ray.is_initialized():
-        ray.shutdown()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("RAY_AUTH_MODE", "disabled")
-        with nodes(workers=1, cpus=1) as made:
-            ray.init(address=made.address, log_to_driver=False, logging_level="ERROR")
-            yield made
-            ray.shutdown()
 
 
 def _engine(cluster: Nodes, **settings: object) -> tuple[Engine, Console]:
