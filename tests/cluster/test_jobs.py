@@ -1,14 +1,11 @@
 """Runs as jobs of a real cluster: logs, exit codes, lost connections, stopping, and what is refused."""
 
 import os
-import signal
-import socket
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -19,8 +16,10 @@ from cluster.jobs import Jobs, _Log
 from pipeline.errors import RunError, UserError
 from pipeline.progress import Reporter
 from stages.pool.demo import make_pool
+from tests.cluster.submitting import Submitted, Submitter
 from tests.crash.nodes import Nodes, free_port, nodes
 from tests.crash.scenes import ROOT, TINY, states
+from tests.servers.relay import Relay
 
 EXECUTOR = "cluster.executor=in_process"
 
@@ -42,59 +41,6 @@ def test_cluster_that_does_not_answer_is_named_with_what_to_do() -> None:
     address = f"http://127.0.0.1:{free_port()}"
     with pytest.raises(UserError, match=rf"(?s){address}.*RAY_API_SERVER_ADDRESS.*RAY_AUTH"):
         Jobs(address)
-
-
-class Relay:
-    """Passes TCP connections on to a port, and can cut them all."""
-
-    def __init__(self, target: int) -> None:
-        self._target = target
-        self._server = socket.create_server(("127.0.0.1", 0))
-        self.port = int(self._server.getsockname()[1])
-        self._open: list[socket.socket] = []
-        self._refusing = False
-        threading.Thread(target=self._accept, daemon=True).start()
-
-    def cut(self, *, seconds: float) -> None:
-        """Break what is open, and refuse what comes for a while."""
-        self._refusing = True
-        for end in self._open:
-            _shut(end)
-        self._open.clear()
-        time.sleep(seconds)
-        self._refusing = False
-
-    def close(self) -> None:
-        self._server.close()
-
-    def _accept(self) -> None:
-        while True:
-            try:
-                client, _ = self._server.accept()
-            except OSError:
-                return
-            if self._refusing:
-                client.close()
-                continue
-            target = socket.create_connection(("127.0.0.1", self._target))
-            self._open += [client, target]
-            for source, sink in ((client, target), (target, client)):
-                threading.Thread(target=_pump, args=(source, sink), daemon=True).start()
-
-
-def _pump(source: socket.socket, sink: socket.socket) -> None:
-    try:
-        while data := source.recv(1 << 16):
-            sink.sendall(data)
-    except OSError:
-        pass
-    _shut(source)
-    _shut(sink)
-
-
-def _shut(end: socket.socket) -> None:
-    with suppress(OSError):  # gone already
-        end.shutdown(socket.SHUT_RDWR)
 
 
 @pytest.fixture(scope="module")
@@ -120,40 +66,13 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-class Submitter:
-    """`gradsieve submit` in the working directory, as a user types it."""
-
-    def __init__(self, place: Path, head: Nodes) -> None:
-        self.place, self.head = place, head
-
-    def start(self, *words: str, address: str | None = None) -> "subprocess.Popen[str]":
-        command = [sys.executable, "-m", "pipeline.cli.app", "submit", *words]
-        return subprocess.Popen(
-            [*command, "--address", address or self.head.dashboard],
-            cwd=self.place / "work", env={**os.environ, "PYTHONPATH": str(ROOT), "RAY_AUTH_MODE": "disabled"},
-            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-        )  # fmt: skip
-
-    def end(self, process: "subprocess.Popen[str]") -> tuple[int, str]:
-        shown, _ = process.communicate(timeout=280)
-        return process.returncode, shown
-
-    def run(self, *words: str, address: str | None = None) -> tuple[int, str]:
-        return self.end(self.start(*words, address=address))
-
-    def jobs(self) -> Jobs:
-        return Jobs(self.head.dashboard)
-
-
 @pytest.fixture(scope="module")
 def submitter(place: Path, head: Nodes) -> Submitter:
-    return Submitter(place, head)
+    return Submitter(place / "work", head.dashboard)
 
 
-def _wait_for(path: Path, process: "subprocess.Popen[str]") -> None:
-    while not path.exists():
-        assert process.poll() is None, process.communicate()[0]
-        time.sleep(0.05)
+def _wait_for(path: Path, submitted: Submitted) -> None:
+    submitted.wait_until(path.exists, str(path))
 
 
 MORE = pytest.mark.skipif("GRADSIEVE_CLUSTER_RUNS" not in os.environ, reason="a minute each: `make cluster-test`")
@@ -208,17 +127,17 @@ class TestOnACluster:
         _wait_for(output / "run.json", first)
         code, shown = submitter.run(*words)
         assert code == 3, shown
-        code, shown = submitter.end(first)
+        code, shown = first.end()
         assert code == 0, shown
 
     @MORE
     def test_interrupted_follower_leaves_the_job_and_a_stopped_one_ends_with_143(self, submitter: Submitter) -> None:
         output = submitter.place / "stopped"
         words = ("tiny.yaml", f"output={output}", "evaluate=off", EXECUTOR, "train.epochs=15")
-        process = submitter.start(*words)
-        _wait_for(output / "run.json", process)
-        process.send_signal(signal.SIGINT)
-        code, shown = submitter.end(process)
+        submitted = submitter.start(*words)
+        _wait_for(output / "run.json", submitted)
+        submitted.interrupt()
+        code, shown = submitted.end()
         assert code == 130, shown
         assert "runs on without this terminal" in shown
         assert "Traceback" not in shown
@@ -226,18 +145,18 @@ class TestOnACluster:
         follower = submitter.start("--follow", job)
         _wait_for(output / "store/training", follower)
         submitter.jobs().stop(job)
-        code, shown = submitter.end(follower)
+        code, shown = follower.end()
         assert code == 143, shown
         assert "the same command goes on from here" in shown
 
     def test_connection_that_is_lost_is_taken_up_again_and_no_line_is_shown_twice(self, submitter: Submitter) -> None:
         output = submitter.place / "relayed"
-        relay = Relay(int(submitter.head.dashboard.rpartition(":")[2]))
+        relay = Relay.to_port(int(submitter.address.rpartition(":")[2]))
         words = ("tiny.yaml", f"output={output}", "evaluate=off", EXECUTOR)
-        process = submitter.start(*words, address=f"http://127.0.0.1:{relay.port}")
-        _wait_for(output / "run.json", process)
+        submitted = submitter.start(*words, address=f"http://127.0.0.1:{relay.port}")
+        _wait_for(output / "run.json", submitted)
         relay.cut(seconds=3)
-        code, shown = submitter.end(process)
+        code, shown = submitted.end()
         relay.close()
         assert code == 0, shown
         assert "is lost; trying again" in shown
@@ -251,7 +170,7 @@ class TestOnACluster:
         assert "gradsieve-nothing" in shown
 
     def test_cluster_out_of_reach_for_too_long_ends_with_how_to_go_on(self, submitter: Submitter) -> None:
-        relay = Relay(int(submitter.head.dashboard.rpartition(":")[2]))
+        relay = Relay.to_port(int(submitter.address.rpartition(":")[2]))
         jobs = Jobs(f"http://127.0.0.1:{relay.port}", patience=1.0)
         threading.Thread(target=relay.cut, kwargs={"seconds": 30}, daemon=True).start()
         time.sleep(0.2)

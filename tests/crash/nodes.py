@@ -1,9 +1,11 @@
 """A Ray cluster of several nodes on this machine, whose nodes can be drained and killed one by one."""
 
 import random
+import shutil
 import socket
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -16,17 +18,23 @@ _TRIES = 4
 
 
 class Nodes:
-    """A head, where the driver lives and as a rule nothing else, and workers."""
+    """A head, where the driver lives and as a rule nothing else, and workers.
+
+    Each has a folder of its own for what Ray writes: nodes that share one delete each other's working directories of
+    jobs.
+    """
 
     def __init__(self, *, workers: int, cpus: int = 1, head_cpus: int = 0, dashboard: bool = False) -> None:
         """Start all of them; with a dashboard jobs can be submitted."""
         from ray.cluster_utils import Cluster
 
+        self._folders: list[str] = []
         detection = {"health_check_period_ms": 1000, "health_check_failure_threshold": 5}
         head = {
             "num_cpus": head_cpus,
             "include_dashboard": dashboard,
             "object_store_memory": 100 * _MIB,
+            "temp_dir": self._folder(),
             "_system_config": detection,
         }
         if dashboard:
@@ -50,6 +58,7 @@ class Nodes:
     def add(self, *, cpus: int, resources: dict[str, float] | None = None) -> None:
         """One more worker."""
         worker = {"num_cpus": cpus, "object_store_memory": 100 * _MIB, "include_dashboard": False}
+        worker |= {"temp_dir": self._folder()}
         self.workers.append(_insist(lambda: self._cluster.add_node(**worker, resources=resources or {})))
 
     def hosts_of(self, title: str) -> list[int]:
@@ -76,6 +85,13 @@ class Nodes:
     def shutdown(self) -> None:
         """End all nodes that are left."""
         self._cluster.shutdown()
+        for folder in self._folders:
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def _folder(self) -> str:
+        """A new one with a short name: paths of the sockets below it end at 107 bytes."""
+        self._folders.append(tempfile.mkdtemp(prefix="gs-", dir="/tmp"))
+        return self._folders[-1]
 
 
 @contextmanager
