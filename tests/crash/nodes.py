@@ -64,7 +64,16 @@ class Nodes:
     def hosts_of(self, title: str) -> list[int]:
         """Indices of the workers on which a process of this title runs, such as `ray::RayTrainWorker`."""
         raylets = {raylet_of(node): index for index, node in enumerate(self.workers)}
-        return sorted({raylets[parent] for parent in _parents(title) if parent in raylets})
+        return sorted({raylets[parent] for _, parent in _titled(title) if parent in raylets})
+
+    def pids_of(self, title: str) -> list[int]:
+        """Processes of this title on all workers."""
+        raylets = {raylet_of(node) for node in self.workers}
+        return [pid for pid, parent in _titled(title) if parent in raylets]
+
+    def head_runs(self, title: str) -> bool:
+        """Whether a process of this title runs on the head."""
+        return raylet_of(self._cluster.head_node) in {parent for _, parent in _titled(title)}
 
     def drain(self, index: int, *, seconds: int) -> None:
         """Say that a worker will be preempted in so many seconds; nothing is killed by that."""
@@ -79,8 +88,8 @@ class Nodes:
         assert told.returncode == 0, told.stdout + told.stderr
 
     def kill(self, index: int) -> None:
-        """End a worker as a power cut would, with all that runs on it."""
-        self._cluster.remove_node(self.workers[index], allow_graceful=False)
+        """End a worker as a power cut would, with all that runs on it; it is none of the workers any more."""
+        self._cluster.remove_node(self.workers.pop(index), allow_graceful=False)
 
     def shutdown(self) -> None:
         """End all nodes that are left."""
@@ -128,7 +137,8 @@ def raylet_of(node: Any) -> int:
     return int(node.all_processes["raylet"][0].process.pid)
 
 
-def _parents(title: str) -> list[int]:
+def _titled(title: str) -> list[tuple[int, int]]:
+    """(process id, its parent's) of all processes of this title."""
     found = []
     for folder in Path("/proc").iterdir():
         if not folder.name.isdigit():
@@ -139,5 +149,5 @@ def _parents(title: str) -> list[int]:
         except OSError:
             continue
         if line.startswith(title):
-            found.append(int(fields[1]))
+            found.append((int(folder.name), int(fields[1])))
     return found

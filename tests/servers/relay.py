@@ -19,9 +19,9 @@ class Relay:
         threading.Thread(target=self._accept, daemon=True).start()
 
     @classmethod
-    def to_port(cls, port: int) -> "Relay":
+    def to_port(cls, port: int, server: socket.socket | None = None) -> "Relay":
         """Before a port of the loopback."""
-        return cls(lambda: socket.create_connection(("127.0.0.1", port)))
+        return cls(lambda: socket.create_connection(("127.0.0.1", port)), server)
 
     def cut(self, *, seconds: float) -> None:
         """Break what is open, and refuse what comes for a while."""
