@@ -6,6 +6,7 @@ is here does neither.
 
 import asyncio
 import os
+import signal
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -25,6 +26,8 @@ _STOP_MARGIN_SECONDS = 10
 _RETRY_SECONDS = 2.0
 _ENDED = ("SUCCEEDED", "FAILED", "STOPPED")
 _EXIT_CODES = {"SUCCEEDED": 0, "STOPPED": 143}
+_KILLED = 128 + signal.SIGKILL
+_GOES_ON = "the same command goes on from what is finished"
 
 
 @dataclass(frozen=True)
@@ -109,7 +112,10 @@ class Jobs:
                 info = self._client.get_job_info(submission_id)
                 if info.status in _ENDED:
                     log.take(self._client.get_job_logs(submission_id), 0)
-                    return _exit_code(info)
+                    code = _exit_code(info)
+                    if code == _KILLED:
+                        warn("the driver was killed and could say nothing (memory is the usual reason); " + _GOES_ON)
+                    return code
                 lost_since = None
             except Exception as error:  # Ray's client has no class of its own for a connection that is lost
                 if isinstance(error, RunError):
@@ -159,20 +165,21 @@ class _Log:
 
 
 def _exit_code(info: Any) -> int:
-    """The driver's own exit code.
+    """The driver's own exit code; of one that a signal ended 128 and the signal's number, as shells have it.
 
     Raises:
         RunError: there was no driver that could have one.
     """
     if info.driver_exit_code is not None and info.status != "STOPPED":
-        return int(info.driver_exit_code)
+        code = int(info.driver_exit_code)
+        return code if code >= 0 else 128 - code
     if info.status in _EXIT_CODES:
         return _EXIT_CODES[info.status]
     raise RunError(
         "the cluster lost the driver, or could not start it",
         where=info.submission_id,
         found=_first_line(info.message or info.error_type or "nothing more is known"),
-        next_step="see the cluster's dashboard; the same command goes on from what is finished",
+        next_step=f"see the cluster's dashboard; {_GOES_ON}",
     )
 
 

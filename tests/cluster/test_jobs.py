@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from ray.job_submission import JobDetails
 
-from cluster.jobs import Jobs, _Log
+from cluster.jobs import Jobs, _exit_code, _Log
 from pipeline.errors import RunError, UserError
 from pipeline.progress import Reporter
 from stages.pool.demo import make_pool
@@ -35,6 +36,28 @@ def test_log_read_again_and_again_from_its_start_is_shown_once(text: str, ends: 
             position += len(piece)
     log.take(text, 0)
     assert "".join(shown) == text
+
+
+@pytest.mark.parametrize(
+    ("status", "driver", "code"),
+    [
+        ("SUCCEEDED", 0, 0), ("FAILED", 3, 3), ("FAILED", -9, 137), ("FAILED", 137, 137), ("STOPPED", -9, 143),
+        ("STOPPED", None, 143),
+    ],
+)  # fmt: skip
+def test_exit_code_is_the_drivers_own_and_a_shells_for_one_that_a_signal_ended(
+    status: str, driver: int | None, code: int
+) -> None:
+    info = JobDetails(type="SUBMISSION", status=status, entrypoint="x", driver_exit_code=driver)
+    assert _exit_code(info) == code
+
+
+def test_driver_that_never_started_is_an_error_that_tells_why() -> None:
+    info = JobDetails(
+        type="SUBMISSION", status="FAILED", entrypoint="x", submission_id="a-job", message="no such runtime_env"
+    )
+    with pytest.raises(RunError, match=r"(?s)lost the driver.*a-job.*no such runtime_env"):
+        _exit_code(info)
 
 
 def test_cluster_that_does_not_answer_is_named_with_what_to_do() -> None:

@@ -26,6 +26,7 @@ class Nodes:
 
     def __init__(self, *, workers: int, cpus: int = 1, head_cpus: int = 0, dashboard: bool = False) -> None:
         """Start all of them; with a dashboard jobs can be submitted."""
+        from ray._private.utils import write_ray_address
         from ray.cluster_utils import Cluster
 
         self._folders: list[str] = []
@@ -41,6 +42,7 @@ class Nodes:
             # Jobs are started by a node's agent, which would be silent if its usual port were another cluster's.
             head |= {"dashboard_port": free_port(), "dashboard_agent_listen_port": free_port()}
         self._cluster = _insist(lambda: Cluster(initialize_head=True, head_node_args=head))
+        write_ray_address(self.address, self._folders[0])  # a job's driver looks for it there
         self.workers: list[Any] = []
         for _ in range(workers):
             self.add(cpus=cpus)
