@@ -190,9 +190,9 @@ def _rank_bundle(spec: TrainSpec, engine: Engine) -> dict[str, float]:
 def _fit(spec: TrainSpec, engine: Engine, board: Any, size: int) -> Notice:
     """Train by so many ranks until they leave; alone on this machine, nothing of theirs is open to the network."""
     from ray.train import FailureConfig, RunConfig, ScalingConfig
-    from ray.train.torch import TorchConfig, TorchTrainer
+    from ray.train.torch import TorchTrainer
 
-    from stages.train.rendezvous import FileRendezvous
+    from stages.train.rendezvous import FileRendezvous, NodeAddresses
 
     config = spec.config
     backend, bundle = "nccl" if config.use_gpu else "gloo", _rank_bundle(spec, engine)
@@ -210,7 +210,7 @@ def _fit(spec: TrainSpec, engine: Engine, board: Any, size: int) -> Notice:
                 failure_config=FailureConfig(**none),
             ),
             torch_config=(
-                FileRendezvous(backend=backend, folder=scratch) if engine.alone else TorchConfig(backend=backend)
+                FileRendezvous(backend=backend, folder=scratch) if engine.alone else NodeAddresses(backend=backend)
             ),
         )
         # In the main thread Ray Train would take Ctrl-C for itself, for good, and end the process with exit code 0.

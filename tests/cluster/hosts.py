@@ -71,7 +71,7 @@ class Hosts:
         self._relay.close()
 
     def _start(self, host: Host, *words: str) -> None:
-        own = (f"--node-ip-address={host.address}", f"--object-store-memory={_MEMORY}", "--disable-usage-stats")
+        own = (f"--node-ip-address={host.address}", f"--object-store-memory={_MEMORY}")
         command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--block", *own, *words]
         with (host.tmp / "ray-start.log").open("ab") as sink:
             self._running[host.name] = host.start(command, self._environment, sink)

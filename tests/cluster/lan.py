@@ -119,8 +119,6 @@ class Lan:
     hosts: list[Host] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self._names = self.scratch / "hosts"
-        self._names.write_text("127.0.0.1 localhost\n")
         self._switch = _started(["unshare", "--net", "sleep", "infinity"])
         _wait_until(lambda: _namespace(self._switch.pid) != _namespace(os.getpid()), self._switch, "the bridge")
         for words in (
@@ -132,13 +130,14 @@ class Lan:
             _in_network(self._switch.pid, *words)
 
     def add(self, name: str) -> Host:
-        """One more host; all know one another by name, as machines of one cluster do."""
+        """One more host; it knows those before it by name, and itself as Debian has it: at an address of loopback."""
         address = _HOST.format(_FIRST + len(self.hosts))
-        with self._names.open("a") as names:
-            names.write(f"{address} {name}\n")
+        known = "".join(f"{host.address} {host.name}\n" for host in self.hosts)
+        names = self.scratch / f"{name}.hosts"
+        names.write_text(f"127.0.0.1 localhost\n127.0.1.1 {name}\n{known}")
         tmp = self.scratch / name
         tmp.mkdir()
-        set_up = ["sh", "-c", _SET_UP, "sh", name, str(self._names), str(tmp), sys.executable, _INIT]
+        set_up = ["sh", "-c", _SET_UP, "sh", name, str(names), str(tmp), sys.executable, _INIT]
         holder = _started(["unshare", *_ALONE, *set_up])
         _wait_until((tmp / ".up").exists, holder, f"host {name}")
         init = int(Path(f"/proc/{holder.pid}/task/{holder.pid}/children").read_text().split()[0])

@@ -48,10 +48,11 @@ def _is_reached(net: Lan, host: Host) -> bool:
     return False
 
 
-def test_hosts_have_their_own_names_processes_and_folders_and_know_one_another(net: Lan) -> None:
+def test_hosts_have_their_own_names_processes_and_folders(net: Lan) -> None:
     one, two = net.hosts
     assert [_shell(host, "cat /proc/sys/kernel/hostname") for host in net.hosts] == ["one", "two"]
-    assert _shell(one, "getent hosts two").split()[0] == two.address
+    assert _shell(two, "getent hosts one").split()[0] == one.address
+    assert _shell(two, "getent hosts two").split()[0] == "127.0.1.1"
     (one.tmp / "mine").touch()
     assert _shell(one, "ls /tmp/mine") == "/tmp/mine"
     assert _shell(two, "ls /tmp/mine 2> /dev/null || echo absent") == "absent"

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from stages.train.rendezvous import interface_at
 from tests.listening import Listener
 
 ROOT = Path(__file__).parents[3]
@@ -43,6 +44,13 @@ watcher.join()
 print(json.dumps([[list(listener) for listener in found], artifact.manifest.content]))
 engine.shutdown()
 """
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="asks Linux for the addresses of interfaces")
+def test_interface_is_found_by_its_address_and_none_by_an_address_that_is_not_here() -> None:
+    assert interface_at("127.0.0.1") == "lo"
+    assert interface_at("203.0.113.7") is None
+    assert interface_at("::1") is None
 
 
 @pytest.mark.ray
