@@ -14,6 +14,7 @@ from pipeline.artifact import Artifact, ArtifactWriter
 from pipeline.engine import ClusterConfig, Engine
 from pipeline.nodes import NoConfig
 from pipeline.progress import Reporter
+from pipeline.reuse import Entries
 from pipeline.stage import ExternalFiles, Stage, StageContext
 from pipeline.storage import Storage
 from stages.aggregate import AggregateConfig, AggregateStage
@@ -63,6 +64,7 @@ def run_stage(
         engine=engine,
         reporter=engine.reporter,
         seed=0,
+        entries={kind: Entries.of(str(root), kind, storage) for kind in stage.keeps},
     )
     return commit(root, name, stage.run(context))
 

@@ -94,6 +94,8 @@ class Manifest:
     counts: Counts | None = None
     made_by: Mapping[str, Any] = field(default_factory=dict)
     """Versions, argv, seconds, host: facts of this making, not of the content."""
+    entries: tuple[str, ...] = ()
+    """Folders of the store whose results of single tasks (`pipeline.reuse`) were used; not of the content."""
 
     @property
     def content(self) -> str:
@@ -137,7 +139,8 @@ class Manifest:
             )
         files = tuple(FileEntry(**entry) for entry in body.pop("files"))
         counts = body.pop("counts")
-        return cls(files=files, counts=Counts(**counts) if counts else None, **body)
+        entries = tuple(body.pop("entries", ()))
+        return cls(files=files, counts=Counts(**counts) if counts else None, entries=entries, **body)
 
 
 @dataclass(frozen=True)
@@ -161,6 +164,18 @@ class Artifact:
     def uri(self, path: str) -> str:
         """Where a listed file lies."""
         return join(self.root, path)
+
+    def faults(self) -> list[str]:
+        """What a listing says against it: files that are gone, or have another length."""
+        sizes = {stat.uri: stat.bytes for stat in self.storage.list(self.root)}
+        found = []
+        for file in self.files():
+            uri = self.uri(file.path)
+            if uri not in sizes:
+                found.append(f"{uri} is gone")
+            elif sizes[uri] != file.bytes:
+                found.append(f"{uri} has {sizes[uri]} bytes instead of {file.bytes}")
+        return found
 
     def entry(self, path: str) -> FileEntry:
         """What the manifest says of a file.
@@ -274,8 +289,11 @@ class ArtifactWriter:
 
     def put_table_by_content(self, stem: str, table: pa.Table) -> FileEntry:
         """Put a table as `<stem>-<sha256[:16]>.parquet`: for results that a zombie could make differently."""
-        data = parquet_bytes(table)
-        return self.put_bytes(f"{stem}-{sha256_hex(data)[:16]}.parquet", data, rows=table.num_rows)
+        return self.put_by_content(stem, ".parquet", parquet_bytes(table), rows=table.num_rows)
+
+    def put_by_content(self, stem: str, ending: str, data: bytes, *, rows: int = 0) -> FileEntry:
+        """Put one file as `<stem>-<sha256[:16]><ending>`."""
+        return self.put_bytes(f"{stem}-{sha256_hex(data)[:16]}{ending}", data, rows=rows)
 
     def put_file(
         self, path: str, local: Path, *, rows: int = 0, inputs: str | None = None, sha256: str | None = None

@@ -2,6 +2,9 @@
 
 A series is a folder of runs that share a store, as `gradsieve run --dated` makes them. Nothing is deleted on a guess: a
 record that cannot be read, or a run that is at work, stops it before the first deletion.
+
+Of entries (`pipeline.reuse`) those stay that a manifest of a kept run lists; all of them while a kept run has a stage
+that is not finished, as nobody can tell which of them that will use.
 """
 
 import os
@@ -11,10 +14,12 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
-from pipeline.artifact import MANIFEST_NAME
+from pipeline.artifact import MANIFEST_NAME, Manifest
 from pipeline.errors import LockedError, UserError
+from pipeline.graph import is_replacing
 from pipeline.lease import LEASE_NAME, LOCK_NAME, held
 from pipeline.progress import Reporter
+from pipeline.reuse import FOLDER as ENTRIES
 from pipeline.run_record import RECORD_NAME, read_record, resolve
 from pipeline.storage import Stat, Storage, is_s3, join, relative
 
@@ -31,6 +36,10 @@ class RunAt:
     started: str
     roots: frozenset[str]
     """Folders of its artifacts, those under way included."""
+    manifests: frozenset[str]
+    """Of its finished artifacts."""
+    is_whole: bool
+    """Whether every stage that was begun is finished."""
 
 
 @dataclass
@@ -81,19 +90,43 @@ def judge(series: str, storage: Storage, *, keep: int) -> Verdict:
     finished = [run for run in runs if run.state == "done"]
     last = finished[0].started if finished else ""
     kept = finished[:keep] + [run for run in runs if run.state != "done" and run.started >= last]
+    store = join(series, STORE_NAME) + "/"
     referred = {root for run in kept for root in run.roots}
+    used = _entries_used(kept, store, storage)
     folders = {run.output: Doomed(run.output) for run in runs if run not in kept}
     artifacts: dict[str, Doomed] = {}
-    store = join(series, STORE_NAME) + "/"
     for file in files:
         owner = next((folder for folder in folders if file.uri.startswith(folder + "/")), None)
         if owner is not None:
             folders[owner].files.append(file)
         elif file.uri.startswith(store) and (found := _ARTIFACT.match(relative(store, file.uri))):
             root = store + found[1]
-            if root not in referred:
+            is_entry = found[1].startswith(ENTRIES + "/")
+            stays = (used is None or root in used) if is_entry else root in referred
+            if not stays:
                 artifacts.setdefault(root, Doomed(root)).files.append(file)
     return Verdict(kept, list(folders.values()), list(artifacts.values()))
+
+
+def _entries_used(kept: Sequence[RunAt], store: str, storage: Storage) -> set[str] | None:
+    """Folders of the entries that kept runs used; None where that cannot be told, so that all of them stay.
+
+    Raises:
+        RunError: a manifest of a kept run is damaged.
+    """
+    used: set[str] = set()
+    for run in kept:
+        if not run.is_whole:
+            return None
+        for uri in run.manifests:
+            try:
+                data = storage.read_bytes(uri)
+            except FileNotFoundError:
+                return None
+            if is_replacing(data):
+                return None
+            used |= {store + name for name in Manifest.from_json(data, uri).entries}
+    return used
 
 
 def collect(
@@ -164,5 +197,13 @@ def _runs(series: str, files: Sequence[Stat], storage: Storage) -> Iterator[RunA
         folder, _, name = file.uri.rpartition("/")
         if name == RECORD_NAME and folder != series and "/" not in relative(series, folder):
             record: dict[str, Any] = read_record(folder, storage)
-            roots = frozenset(resolve(folder, entry["root"]) for entry in record["stages"].values() if "root" in entry)
-            yield RunAt(folder, str(record["state"]), str(record["started"]), roots)
+            begun = [entry for entry in record["stages"].values() if "root" in entry]
+            finished = [entry for entry in begun if "manifest" in entry]
+            yield RunAt(
+                folder,
+                str(record["state"]),
+                str(record["started"]),
+                frozenset(resolve(folder, entry["root"]) for entry in begun),
+                frozenset(resolve(folder, entry["manifest"]) for entry in finished),
+                len(finished) == len(begun),
+            )

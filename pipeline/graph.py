@@ -82,22 +82,11 @@ class Place:
         if manifest.fingerprint != fingerprint:
             return None
         artifact = Artifact(self.root(node, fingerprint), manifest, self.storage)
-        gone = self._gone(artifact)
-        if gone is not None:
-            self.reporter.warn(f"{node.name}: {gone}; it is made again")
+        faults = artifact.faults()
+        if faults:
+            self.reporter.warn(f"{node.name}: {faults[0]}; it is made again")
             return None
         return artifact
-
-    def _gone(self, artifact: Artifact) -> str | None:
-        """What a listing says against a finished artifact: a file is gone, or has another length."""
-        sizes = {stat.uri: stat.bytes for stat in self.storage.list(artifact.root)}
-        for file in artifact.files():
-            uri = artifact.uri(file.path)
-            if uri not in sizes:
-                return f"{uri} is gone"
-            if sizes[uri] != file.bytes:
-                return f"{uri} has {sizes[uri]} bytes instead of {file.bytes}"
-        return None
 
 
 def is_replacing(manifest: bytes) -> bool:

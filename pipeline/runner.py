@@ -13,6 +13,7 @@ from pipeline.graph import Graph, Node, is_replacing
 from pipeline.meter import LimitReachedError
 from pipeline.metrics import count, show
 from pipeline.progress import Reporter
+from pipeline.reuse import Entries
 from pipeline.run_record import RunRecord, failure_to_write_told, versions
 from pipeline.stage import ExternalFiles, StageContext, StageResult
 from pipeline.storage import AlreadyExistsError, ConflictError, Storage, join
@@ -98,7 +99,9 @@ class Runner:
         begun = time.time()
         root = self._place.root(node, fingerprint)
         readable = [artifact.root for artifact in inputs.values()] + [files.uri for files in external.values()]
-        storage = self._place.storage.limited(readable, [root])
+        keeps, store = self._graph.stages[node.name].keeps, self._place.store
+        kept = {kind: Entries.of(store, kind, self._place.storage) for kind in keeps}
+        storage = self._place.storage.limited(readable, [root, *(entries.root for entries in kept.values())])
         uri = self._place.manifest_uri(node, fingerprint)
         context = StageContext(
             inputs={role: replace(artifact, storage=storage) for role, artifact in inputs.items()},
@@ -108,6 +111,7 @@ class Runner:
             engine=self._engine,
             reporter=self._reporter,
             seed=self._graph.seed,
+            entries={kind: replace(entries, storage=storage) for kind, entries in kept.items()},
         )
 
         def make() -> Manifest:
@@ -242,6 +246,7 @@ def _manifest(
             "versions": versions(),
             "argv": sys.argv[1:],
         },
+        entries=tuple(sorted(set(result.entries))),
     )
 
 

@@ -9,6 +9,7 @@ from pipeline.artifact import Artifact, ArtifactWriter, Counts, FileEntry
 from pipeline.config_base import Config
 from pipeline.engine import Engine
 from pipeline.progress import Reporter
+from pipeline.reuse import Entries
 from pipeline.schema import Schema
 from pipeline.storage import Stat, Storage
 from pipeline.traffic import Traffic
@@ -79,10 +80,12 @@ class StageContext:
     external: Mapping[str, ExternalFiles]
     output: ArtifactWriter
     storage: Storage
-    """Limited to inputs, external inputs and output."""
+    """Limited to inputs, external inputs, output and the entries that the stage keeps."""
     engine: Engine
     reporter: Reporter
     seed: int
+    entries: Mapping[str, Entries] = field(default_factory=dict)
+    """By kind: results of single tasks that earlier runs left in the store, see `Stage.keeps`."""
 
 
 @dataclass(frozen=True)
@@ -94,6 +97,8 @@ class StageResult:
     counts: Counts | None = None
     timings: Mapping[str, float] = field(default_factory=dict)
     """Seconds and other facts of this making; not part of the content."""
+    entries: tuple[str, ...] = ()
+    """Names of the entries that were used or made: they stay as long as this artifact does."""
 
 
 class Stage(ABC, Generic[ConfigT]):
@@ -104,6 +109,8 @@ class Stage(ABC, Generic[ConfigT]):
     takes: ClassVar[Mapping[str, Schema]]
     """Role -> columns it reads; a role `scores` stands for every input `scores/<name>`."""
     gives: ClassVar[Schema]
+    keeps: ClassVar[tuple[str, ...]] = ()
+    """Kinds of entries that its tasks look up and leave in the store, see `pipeline.reuse`."""
 
     def __init__(self, config: ConfigT) -> None:
         """Keep the stage's own config block; nothing is read yet."""

@@ -1,6 +1,6 @@
 """Run a stage by hand: contexts and committed artifacts without a graph."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,6 +8,7 @@ from pipeline.artifact import Artifact, ArtifactWriter, Manifest, sha256_hex
 from pipeline.config_base import Config
 from pipeline.engine import ClusterConfig, Engine
 from pipeline.progress import Reporter
+from pipeline.reuse import Entries
 from pipeline.stage import ExternalFiles, Stage, StageContext, StageResult
 from pipeline.storage import Storage, absolute
 
@@ -16,7 +17,7 @@ def commit(root: Path, name: str, result: StageResult, storage: Storage | None =
     """What the runner does with a stage's result: check its counts, put the manifest."""
     if result.counts is not None:
         result.counts.check(name)
-    manifest = Manifest(name, "0" * 64, {}, result.files, result.summary, result.counts)
+    manifest = Manifest(name, "0" * 64, {}, result.files, result.summary, result.counts, entries=result.entries)
     storage = storage or Storage()
     storage.put(f"{root}/manifest.json", manifest.to_json())
     return Artifact(str(root), Manifest.from_json(manifest.to_json(), str(root)), storage)
@@ -47,8 +48,10 @@ def context(
     external: Mapping[str, ExternalFiles] | None = None,
     engine: Engine | None = None,
     seed: int = 0,
+    keeps: Sequence[str] = (),
+    store: Path | None = None,
 ) -> StageContext:
-    """A context that writes below `root`, in-process unless an engine is given."""
+    """A context that writes below `root`, entries too unless a store is given; in-process unless an engine is given."""
     reporter = Reporter()
     return StageContext(
         inputs=inputs or {},
@@ -58,6 +61,7 @@ def context(
         engine=engine or Engine(ClusterConfig(executor="in_process"), reporter),
         reporter=reporter,
         seed=seed,
+        entries={kind: Entries.of(str(store or root), kind, Storage()) for kind in keeps},
     )
 
 
@@ -70,7 +74,9 @@ def run_stage(
     external: Mapping[str, ExternalFiles] | None = None,
     engine: Engine | None = None,
     seed: int = 0,
+    store: Path | None = None,
 ) -> Artifact:
     """Run a stage and commit what it made."""
-    result = stage.run(context(root, inputs=inputs, external=external, engine=engine, seed=seed))
+    own = context(root, inputs=inputs, external=external, engine=engine, seed=seed, keeps=stage.keeps, store=store)
+    result = stage.run(own)
     return commit(root, name, result)

@@ -19,6 +19,7 @@ from pipeline.engine import ClusterConfig, Engine
 from pipeline.nodes import NoConfig
 from pipeline.plan import size_of
 from pipeline.progress import Reporter
+from pipeline.reuse import Entries
 from pipeline.stage import ExternalFiles, Size, Stage, StageContext, StagePlan
 from pipeline.storage import Storage
 from stages.aggregate import AggregateConfig, AggregateStage
@@ -134,6 +135,7 @@ def _run(
         engine=Engine(ClusterConfig(executor="in_process"), reporter),
         reporter=reporter,
         seed=0,
+        entries={kind: Entries.of(str(root), kind, Storage()) for kind in stage.keeps},
     )
     if watch is not None:
         watch.begin(name)

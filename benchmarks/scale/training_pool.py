@@ -8,6 +8,7 @@ from benchmarks.scale.uids import Uids
 from pipeline.artifact import Artifact, ArtifactWriter
 from pipeline.engine import ClusterConfig, Engine
 from pipeline.progress import Reporter
+from pipeline.reuse import Entries
 from pipeline.stage import ExternalFiles, StageContext
 from pipeline.storage import Storage
 from stages.pool.config import PoolConfig
@@ -34,5 +35,6 @@ def put_training_pool(
         engine=Engine(ClusterConfig(executor="in_process"), reporter),
         reporter=reporter,
         seed=seed,
+        entries={kind: Entries.of(str(root / "pool"), kind, storage) for kind in stage.keeps},
     )
     return commit(root / "pool", "pool", stage.run(context)), str(shards)

@@ -19,7 +19,7 @@ from pipeline.progress import Reporter
 from pipeline.run_record import RunRecord, open_artifacts, sealed
 from pipeline.runner import Runner
 from pipeline.storage import Storage
-from tests.pipeline.toy_stages import EvenConfig, NumbersConfig
+from tests.pipeline.toy_stages import EvenConfig, NumbersConfig, SquaresConfig
 
 STORAGE, REPORTER = Storage(), Reporter()
 
@@ -27,13 +27,14 @@ STORAGE, REPORTER = Storage(), Reporter()
 def _run(series: Path, name: str, *, count: int, divisor: int = 2, fail: bool = False, state: str = "done") -> Path:
     """A run of the toy stages in a series: numbers in the shared store, even ones delivered."""
     output = series / name
-    nodes = (
+    nodes: tuple[Node, ...] = (
         Node("numbers", "numbers", "tests.pipeline.toy_stages:Numbers", NumbersConfig(count=count)),
         Node("half", "half", "tests.pipeline.toy_stages:Even", EvenConfig(divisor=divisor), {"numbers": "numbers"}),
         Node(
             "even", "even", "tests.pipeline.toy_stages:Even", EvenConfig(fail=fail), {"numbers": "numbers"},
             deliverable=True,
         ),
+        Node("squares", "squares", "tests.pipeline.toy_stages:Squares", SquaresConfig(), {"numbers": "numbers"}),
     )  # fmt: skip
     graph = Graph(nodes, Place(str(output), str(series / "store"), STORAGE), seed=0)
     record = RunRecord(str(output), STORAGE, {}, [node.name for node in nodes])
@@ -107,6 +108,48 @@ def test_folder_in_which_an_unfinished_run_is_at_work_stays_though_nothing_is_fi
     record.begin("training/mimic", str(under_way))
     _delete(tmp_path, keep=1)
     assert (under_way / "checkpoints/weights").read_bytes() == b"hours of work"
+
+
+def _squares(series: Path) -> set[str]:
+    """Numbers whose squares lie in entries of the store."""
+    return {path.read_text() for path in series.glob("store/entries/squares/*/value-*")}
+
+
+def test_entries_that_a_kept_run_used_stay_and_the_others_go(tmp_path: Path) -> None:
+    _run(tmp_path, "1", count=5)
+    _run(tmp_path, "2", count=3)
+    assert _squares(tmp_path) == {"0", "1", "4", "9", "16"}
+    _delete(tmp_path, keep=2)
+    assert _squares(tmp_path) == {"0", "1", "4", "9", "16"}
+    _delete(tmp_path, keep=1)
+    assert _squares(tmp_path) == {"0", "1", "4"}
+    assert len(list((tmp_path / "store/entries/squares").iterdir())) == 3
+
+
+def test_all_entries_stay_while_a_kept_run_has_a_stage_under_way(tmp_path: Path) -> None:
+    """Which of them it will use nobody can tell."""
+    _run(tmp_path, "1", count=5)
+    _run(tmp_path, "2", count=3)
+    _run(tmp_path, "3", count=4, fail=True)
+    verdict = _delete(tmp_path, keep=1)
+    assert {Path(run.output).name for run in verdict.kept} == {"2", "3"}
+    assert _squares(tmp_path) == {"0", "1", "4", "9", "16"}
+
+
+@pytest.mark.parametrize("manifest", ["store/squares/*/manifest.json", "2/manifests/even.json"])
+def test_manifest_of_a_kept_run_that_is_gone_or_damaged_costs_no_entry(tmp_path: Path, manifest: str) -> None:
+    _run(tmp_path, "1", count=5)
+    _run(tmp_path, "2", count=3)
+    for path in tmp_path.glob(manifest):
+        path.write_bytes(path.read_bytes().replace(b"squares", b"cubes", 1).replace(b"even", b"odd", 1))
+    before = _files(tmp_path)
+    with pytest.raises(RunError, match="changed after it was written"):
+        _delete(tmp_path, keep=1)
+    assert _files(tmp_path) == before
+    for path in tmp_path.glob(manifest):
+        path.unlink()
+    _delete(tmp_path, keep=1)
+    assert _squares(tmp_path) == {"0", "1", "4", "9", "16"}
 
 
 def test_store_elsewhere_and_files_that_are_no_artifacts_are_left_alone(tmp_path: Path) -> None:

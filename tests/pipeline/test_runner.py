@@ -17,10 +17,11 @@ from pipeline.stage import External
 from pipeline.storage import ScopeError, Storage
 from tests.counted_store import counted
 from tests.pipeline import toy_stages
-from tests.pipeline.toy_stages import EvenConfig, NumbersConfig
+from tests.pipeline.toy_stages import EvenConfig, NumbersConfig, SquaresConfig
 
 NUMBERS = Node("numbers", "numbers", "tests.pipeline.toy_stages:Numbers", NumbersConfig())
 EVEN = Node("even", "even", "tests.pipeline.toy_stages:Even", EvenConfig(), {"numbers": "numbers"}, deliverable=True)
+SQUARES = Node("squares", "squares", "tests.pipeline.toy_stages:Squares", SquaresConfig(), {"numbers": "numbers"})
 
 
 @pytest.fixture(autouse=True)
@@ -122,6 +123,25 @@ def test_stage_that_reads_what_it_did_not_declare_is_stopped(tmp_path: Path) -> 
     truth.write_bytes(b"secret")
     with pytest.raises(ScopeError, match="did not declare"):
         _run(tmp_path, NUMBERS, replace(EVEN, config=EvenConfig(peek=str(truth))))
+
+
+def test_stage_over_grown_input_does_only_the_tasks_of_what_is_new(tmp_path: Path) -> None:
+    _run(tmp_path, replace(NUMBERS, config=NumbersConfig(count=3)), SQUARES)
+    grown = _run(tmp_path, replace(NUMBERS, config=NumbersConfig(count=5)), SQUARES)["squares"]
+    assert [call for call in toy_stages.CALLS if call.startswith("square ")] == [f"square {n}" for n in range(5)]
+    scratch = _run(tmp_path / "scratch", replace(NUMBERS, config=NumbersConfig(count=5)), SQUARES)["squares"]
+    assert grown.manifest.content == scratch.manifest.content
+    assert len(grown.manifest.entries) == 5
+    for name in grown.manifest.entries:
+        assert (tmp_path / "out/store" / name / "manifest.json").exists()
+
+
+def test_stage_cannot_read_entries_of_a_kind_that_it_does_not_keep(tmp_path: Path) -> None:
+    other = tmp_path / "out/store/entries/cubes/0123456789abcdef/manifest.json"
+    other.parent.mkdir(parents=True)
+    other.write_bytes(b"{}")
+    with pytest.raises(ScopeError, match="did not declare"):
+        _run(tmp_path, NUMBERS, replace(SQUARES, config=SquaresConfig(peek=str(other))))
 
 
 def test_preflight_of_a_late_stage_stops_before_the_first_one_runs(tmp_path: Path) -> None:

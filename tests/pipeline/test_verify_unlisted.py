@@ -99,6 +99,13 @@ def test_files_of_the_store_are_orphans_and_those_in_private_folders_are_counted
     assert found.strays == []
 
 
+def test_entries_of_the_store_are_no_orphans_but_what_a_dead_task_left_is(run: Run) -> None:
+    run.make("entries/pool/shards", join(run.output, "store/entries/pool/shards", "3" * 16), "manifest.json")
+    assert run.found() == Unlisted()
+    (half,) = run.add(f"store/entries/pool/shards/{'4' * 16}/samples-0.run")
+    assert run.found().orphans == [half]
+
+
 def test_artifacts_of_other_configurations_are_no_orphans_but_what_lies_beside_their_files_is(run: Run) -> None:
     run.make("votes", join(run.output, "store/votes", "2" * 16), "manifest.json")
     run.make("evaluation", join(run.output, "evaluation"), "../manifests/evaluation.json")

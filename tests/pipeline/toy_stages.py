@@ -92,3 +92,35 @@ class WantsText(Stage[EvenConfig]):
 
     def run(self, context: StageContext) -> StageResult:
         raise AssertionError
+
+
+class SquaresConfig(Config):
+    power: int = 2
+    peek: str | None = None
+
+
+class Squares(Stage[SquaresConfig]):
+    """A power of each number; one entry a number, that other runs may find."""
+
+    takes: ClassVar[Mapping[str, Schema]] = {"numbers": Schema({"n": pa.int64()})}
+    gives = Schema()
+    keeps: ClassVar[tuple[str, ...]] = ("squares",)
+
+    def plan(self, inputs: Mapping[str, Size], rates: Mapping[str, float]) -> StagePlan:
+        return StagePlan(inputs["numbers"])
+
+    def run(self, context: StageContext) -> StageResult:
+        entries, used, values = context.entries["squares"], [], []
+        if self.config.peek:
+            context.storage.read_bytes(self.config.peek)
+        for number in context.inputs["numbers"].read_table("n.parquet")["n"].to_pylist():
+            key = entries.key(self.config.power, number)
+            entry = entries.find(key)
+            if entry is None:
+                CALLS.append(f"square {number}")
+                data = str(number**self.config.power).encode()
+                entry = entries.commit(key, [entries.writer(key).put_by_content("value", ".txt", data)], {})
+            used.append(entries.name(key))
+            values.append(entry.read_bytes(entry.files()[0].path).decode())
+        file = context.output.put_bytes("squares.txt", ",".join(values).encode())
+        return StageResult((file,), {"squares": len(values)}, entries=tuple(used))
