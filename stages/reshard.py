@@ -170,7 +170,7 @@ def _groups(pool: Artifact) -> list[tuple[FileEntry, ...]]:
     """Consecutive order parts for one task; each task goes once through the subset."""
     parts = pool.files("order/", ".parquet")
     target = max(1, min(_GROUP_ROWS, sum(part.rows for part in parts) // _MANY_GROUPS))
-    return consecutive_groups(parts, lambda part: part.rows, target)
+    return consecutive_groups(parts, lambda part: part.rows, lambda _: target)
 
 
 def _find_kept(parts: tuple[FileEntry, ...], *, pool: Artifact, subset_uri: str) -> list[KeptRows]:

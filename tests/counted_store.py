@@ -19,6 +19,8 @@ class CountedStore(LocalBackend):
     def __init__(self) -> None:
         """Nothing was asked yet."""
         self.asked: Counter[str] = Counter()
+        self.reads: Counter[str] = Counter()
+        """Requests for bytes, by URI."""
 
     @property
     def traffic(self) -> Traffic:
@@ -28,7 +30,12 @@ class CountedStore(LocalBackend):
     def read(self, uri: str, start: int, length: int | None) -> bytes:
         data = super().read(uri, start, length)
         self.asked.update(gets=1, bytes=len(data))
+        self.reads[uri] += 1
         return data
+
+    def opened(self, folder: Path) -> set[str]:
+        """Files below a folder of which anything was read, relative to it."""
+        return {str(Path(uri).relative_to(folder)) for uri in self.reads if uri.startswith(f"{folder}/")}
 
     def stat(self, uri: str) -> Stat:
         self.asked.update(gets=1)

@@ -14,7 +14,7 @@ from stages.kernels.buckets import bucket_path
 from stages.kernels.uid import positions, to_hex
 from stages.pool.metadata import refuse_repeated, run_schema
 from stages.pool.quarantine import QUARANTINE
-from stages.pool.runs import read_bucket, sort_by_uid
+from stages.pool.runs import Run, read_bucket, sort_by_uid
 from stages.pool.scan import POOL_SCHEMA
 
 
@@ -22,17 +22,13 @@ from stages.pool.scan import POOL_SCHEMA
 class Runs:
     """All that a bucket is made from; the same for every bucket."""
 
-    samples: tuple[str, ...]
-    """URIs of the runs of samples."""
-    metadata: tuple[str, ...]
-    """URIs of the runs of metadata."""
+    samples: tuple[Run, ...]
+    metadata: tuple[Run, ...]
     columns: pa.Schema
     """Metadata columns of the index."""
     metadata_files: tuple[str, ...]
     """URIs of the metadata by number, for messages."""
     bits: int
-    run_bits: int
-    """At which all these runs are cut."""
     report_missing: bool
     """False where shards were left out, so that a row without a sample says nothing."""
 
@@ -68,12 +64,12 @@ def index_bucket(item: BucketItem, *, runs: Runs, storage: Storage, writer: Arti
     Raises:
         UserError: several metadata rows have one uid.
     """
-    merged = read_bucket(storage, runs.samples, item.bucket, runs.bits, POOL_SCHEMA, run_bits=runs.run_bits)
+    merged = read_bucket(storage, runs.samples, item.bucket, runs.bits, POOL_SCHEMA)
     merged = sort_by_uid(merged, "shard", "offset")
     repeats = _repeats(merged)
     samples = merged.filter(pa.array(~repeats))
     columns = run_schema(runs.columns)
-    metadata = read_bucket(storage, runs.metadata, item.bucket, runs.bits, columns, run_bits=runs.run_bits)
+    metadata = read_bucket(storage, runs.metadata, item.bucket, runs.bits, columns)
     metadata = sort_by_uid(metadata)
     files = dict(enumerate(runs.metadata_files))
     refuse_repeated(metadata, np.flatnonzero(_repeats(metadata)).tolist(), files)

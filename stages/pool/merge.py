@@ -12,20 +12,22 @@ import pyarrow as pa
 from pipeline.artifact import ArtifactWriter, canonical_json, sha256_hex
 from pipeline.engine import Engine
 from pipeline.storage import Storage, join
-from stages.pool.runs import MOST_RUNS, merge_runs
-from stages.pool.scan_task import WORK
+from stages.pool.runs import MOST_RUNS, Run, merge_runs
+
+WORK = "work"
+"""Folder of private files inside the artifact."""
 
 
 @dataclass(frozen=True)
 class MergeItem:
     """Runs for one task."""
 
-    paths: tuple[str, ...]
+    runs: tuple[Run, ...]
 
     @property
     def path(self) -> str:
         """Of the merged run: named by those that it is made of, whose names tell their content."""
-        return f"{WORK}/merged-{sha256_hex(canonical_json(list(self.paths)))[:16]}.run"
+        return f"{WORK}/merged-{sha256_hex(canonical_json([list(run) for run in self.runs]))[:16]}.run"
 
 
 def planned_merges(num_runs: int, most: int = MOST_RUNS) -> int:
@@ -35,25 +37,22 @@ def planned_merges(num_runs: int, most: int = MOST_RUNS) -> int:
 
 def merged(
     engine: Engine,
-    paths: Sequence[str],
+    runs: Sequence[Run],
     *,
     storage: Storage,
     writer: ArtifactWriter,
     schema: pa.Schema,
-    bits: int,
     to_bits: int,
     further: Sequence[str],
     name: str,
     most: int = MOST_RUNS,
-) -> list[str]:
-    """Paths of the runs to read from: these, or where there are more than `most`, what they were merged to."""
-    if len(paths) <= most:
-        return list(paths)
-    together = -(-len(paths) // most)
-    items = [MergeItem(tuple(paths[first : first + together])) for first in range(0, len(paths), together)]
-    task = partial(
-        _merge, storage=storage, writer=writer, schema=schema, bits=bits, to_bits=to_bits, further=tuple(further)
-    )
+) -> list[Run]:
+    """The runs to read from: these, or where there are more than `most`, what they were merged to."""
+    if len(runs) <= most:
+        return list(runs)
+    together = -(-len(runs) // most)
+    items = [MergeItem(tuple(runs[first : first + together])) for first in range(0, len(runs), together)]
+    task = partial(_merge, storage=storage, writer=writer, schema=schema, to_bits=to_bits, further=tuple(further))
     return engine.map(task, items, name=name, unit="runs", weigh=_num_runs)
 
 
@@ -63,15 +62,16 @@ def _merge(
     storage: Storage,
     writer: ArtifactWriter,
     schema: pa.Schema,
-    bits: int,
     to_bits: int,
     further: Sequence[str],
-) -> str:
-    if not storage.exists(join(writer.root, item.path)):
-        runs = [storage.read_bytes(join(writer.root, path)) for path in item.paths]
+) -> Run:
+    uri = join(writer.root, item.path)
+    if not storage.exists(uri):
+        runs = [storage.read_bytes(run.uri) for run in item.runs]
+        bits = [run.bits for run in item.runs]
         writer.put_bytes(item.path, merge_runs(runs, schema, bits=bits, to_bits=to_bits, further=further))
-    return item.path
+    return Run(uri, to_bits)
 
 
 def _num_runs(item: MergeItem) -> int:
-    return len(item.paths)
+    return len(item.runs)

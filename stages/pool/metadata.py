@@ -1,14 +1,19 @@
-"""Metadata files become sorted runs; their columns become columns of the index."""
+"""Metadata files become sorted runs; their columns become columns of the index.
+
+A run is an entry (`pipeline.reuse`) as those of shards are: of metadata that grows at its end every file is read once,
+as long as the columns of all files together stay the same.
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import pyarrow as pa
 
-from pipeline.artifact import ArtifactWriter, canonical_json, sha256_hex
+from pipeline.artifact import Artifact
 from pipeline.errors import UserError
+from pipeline.reuse import Entries, chained_keys
 from pipeline.schema import POOL, UID
-from pipeline.storage import Stat, Storage
+from pipeline.storage import Stat, Storage, relative
 from stages.formats.datacomp import (
     check_metadata_schema,
     read_metadata,
@@ -16,9 +21,12 @@ from stages.formats.datacomp import (
     refuse_repeated_names,
 )
 from stages.kernels.grouping import consecutive_groups
-from stages.pool.runs import RUN_FORMAT, conformed, put_run, sort_by_uid
-from stages.pool.scan_task import WORK
+from stages.pool.runs import RUN_FORMAT, Run, conformed, run_bits, run_bytes, run_rows, sort_by_uid
 
+METADATA = "pool/metadata"
+"""Kind of the entries."""
+_VERSION = 1
+"""Raised whenever the same files give other rows, or rows of another form, than before."""
 SOURCE = "source_file"
 """Private column of a run: number of the metadata file that a row comes from."""
 _GROUP_BYTES = 256 << 20
@@ -39,14 +47,16 @@ class MetadataItem:
 class MetadataRun:
     """Result of one task."""
 
-    path: str
+    entry: str
+    """Name of the entry that holds it."""
+    run: Run
     rows: int
     num_normalised: int
 
 
 def group_files(files: Sequence[Stat]) -> list[MetadataItem]:
     """Consecutive files, about as many bytes in each group."""
-    groups = consecutive_groups(enumerate(files), lambda numbered: numbered[1].bytes, _GROUP_BYTES)
+    groups = consecutive_groups(enumerate(files), lambda numbered: numbered[1].bytes, lambda _: _GROUP_BYTES)
     return [MetadataItem(group[0][0], tuple(stat for _, stat in group)) for group in groups]
 
 
@@ -86,27 +96,56 @@ def run_schema(columns: pa.Schema) -> pa.Schema:
 
 
 def put_metadata(
-    item: MetadataItem, *, storage: Storage, writer: ArtifactWriter, columns: pa.Schema, bits: int
+    item: MetadataItem, *, root: str, storage: Storage, entries: Entries, columns: pa.Schema
 ) -> MetadataRun:
-    """Read metadata files and put them as one sorted run.
+    """Read metadata files and leave them as one sorted run, or find what an earlier run left.
+
+    Args:
+        item: which files.
+        root: of all metadata; how files are called below it is part of what they are known by.
+        storage: where they are read.
+        entries: where runs lie.
+        columns: of all metadata.
 
     Raises:
         UserError: a file is broken, or its uids are.
     """
     schema = run_schema(columns)
-    tables, num_normalised = [schema.empty_table()], 0
-    for number, stat in enumerate(item.files, item.first):
-        metadata = read_metadata(storage, stat.uri)
-        num_normalised += metadata.num_normalised
-        table = metadata.table.rename_columns(_new_names(metadata.table.column_names[2:], keep=("uid_hi", "uid_lo")))
-        table = table.append_column(SOURCE, pa.array([number] * table.num_rows, pa.uint32()))
-        tables.append(_conformed(table, schema, stat.uri))
-    run = sort_by_uid(pa.concat_tables(tables).combine_chunks())
-    listed = [[stat.uri, stat.bytes, stat.version] for stat in item.files]
-    digest = sha256_hex(canonical_json([listed, str(schema), bits, RUN_FORMAT]))[:16]
-    path = f"{WORK}/metadata-{item.first:08d}-{digest}.run"
-    put_run(writer, path, run, bits)
-    return MetadataRun(path, run.num_rows, num_normalised)
+    names = [stat.uri if stat.uri == root else relative(root, stat.uri) for stat in item.files]
+    keys = chained_keys(
+        entries.key(_VERSION, RUN_FORMAT, str(schema), item.first),
+        [[name, stat.bytes, stat.version] for name, stat in zip(names, item.files, strict=True)],
+    )
+    known, entry = entries.find_longest(keys)
+    if entry is None or known < len(item.files):
+        tables, num_normalised = [schema.empty_table()], 0
+        if entry is not None:
+            tables.append(_rows(entry, schema))
+            num_normalised = int(entry.summary["normalised"])
+        for number, stat in enumerate(item.files[known:], item.first + known):
+            metadata = read_metadata(storage, stat.uri)
+            num_normalised += metadata.num_normalised
+            names = _new_names(metadata.table.column_names[2:], keep=("uid_hi", "uid_lo"))
+            table = metadata.table.rename_columns(names)
+            table = table.append_column(SOURCE, pa.array([number] * table.num_rows, pa.uint32()))
+            tables.append(_conformed(table, schema, stat.uri))
+        entry = _put(pa.concat_tables(tables).combine_chunks(), num_normalised, entries, keys[-1])
+    (file,) = entry.files("rows-")
+    summary = entry.summary
+    run = Run(entry.uri(file.path), int(summary["bits"]))
+    return MetadataRun(entries.name(keys[-1]), run, file.rows, int(summary["normalised"]))
+
+
+def _rows(entry: Artifact, schema: pa.Schema) -> pa.Table:
+    (file,) = entry.files("rows-")
+    return run_rows(entry.read_bytes(file.path), int(entry.summary["bits"]), schema)
+
+
+def _put(table: pa.Table, num_normalised: int, entries: Entries, key: str) -> Artifact:
+    bits = run_bits(table.num_rows)
+    data = run_bytes(sort_by_uid(table), bits)
+    file = entries.writer(key).put_by_content("rows", ".run", data, rows=table.num_rows)
+    return entries.commit(key, [file], {"bits": bits, "normalised": num_normalised})
 
 
 def refuse_repeated(rows: pa.Table, repeated: Sequence[int], files: Mapping[int, str]) -> None:

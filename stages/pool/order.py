@@ -20,7 +20,9 @@ class OrderItem:
 
     part: int
     source: str
-    """URI of the group's private file."""
+    """URI of the group's own table."""
+    digest: str
+    """Of the bytes of the group's shards."""
     duplicate_shard: NDArray[np.uint32]
     duplicate_offset: NDArray[np.uint64]
 
@@ -33,7 +35,7 @@ def put_order(item: OrderItem, *, storage: Storage, writer: ArtifactWriter) -> F
         gone = np.isin(place, _places(item.duplicate_shard, item.duplicate_offset))
         table = table.filter(pa.array(~gone))
     data = parquet_bytes(table, row_group_rows=_ROW_GROUP)
-    return writer.put_bytes(f"order/part-{item.part:05d}.parquet", data, rows=table.num_rows)
+    return writer.put_bytes(f"order/part-{item.part:05d}.parquet", data, rows=table.num_rows, inputs=item.digest)
 
 
 def _places(shard: NDArray[np.uint32], offset: NDArray[np.uint64]) -> NDArray[np.uint64]:

@@ -48,9 +48,13 @@ def plan_pool(config: PoolConfig, rates: Mapping[str, float]) -> StagePlan:
     runs = groups + (planned_metadata_groups(metadata) if has_metadata else 0)
     indexed = int(rates["metadata_bytes_per_sample"] * _UID_FREE) if has_metadata else 0
     run_bytes = rows * _INDEX_BYTES + config.expected_samples * (indexed + _RUN_UID_BYTES if has_metadata else 0)
-    scan = sequential(shards, stored) + Traffic(gets=groups) + writes(4 * groups) + listing(_FILES_BESIDE * shards)
+    # Before a shard is read an entry is asked for: one whose group ends with it.
+    scan = sequential(shards, stored) + Traffic(gets=shards) + writes(4 * groups) + listing(_FILES_BESIDE * shards)
     read_metadata = (
-        Traffic(gets=_OPENING * metadata_files) + sequential(metadata_files, metadata) + listing(metadata_files)
+        Traffic(gets=(_OPENING + 1) * metadata_files)
+        + sequential(metadata_files, metadata)
+        + writes(2 * (runs - groups))
+        + listing(metadata_files)
     )
     found = planned_merges(groups) + (planned_merges(runs - groups) if has_metadata else 0)
     merges = (found if found < runs else 0, run_bytes if found < runs else 0)

@@ -2,13 +2,15 @@
 
 A run is a directory of `2^bits + 1` offsets and then a small Parquet table for each uid prefix that has rows, one
 behind the other. A bucket's task asks for two ranges of each run, whatever the number of prefixes; the row groups of
-one Parquet file would have it read a footer that grows with them. Runs are the pool stage's private files: the artifact
-does not list them, and a stage that was interrupted finds them again.
+one Parquet file would have it read a footer that grows with them. How finely a run is cut depends on its own rows, so
+that it serves pools of any size. Runs lie in entries (`pipeline.reuse`), or are private files of the stage which the
+artifact does not list.
 """
 
 import io
 import itertools
 from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -16,20 +18,26 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from pipeline.artifact import ArtifactWriter
 from pipeline.storage import Storage, open_parquet
 from stages.kernels.uid import bucket_of
 
 _MAX_BITS = 20
 _OFFSET = np.dtype("<u8")
-RUN_FORMAT = 2
-"""Part of the names of private files: those of an earlier layout are not taken for this one."""
+RUN_FORMAT = 3
+"""Part of the keys of entries: those of an earlier layout are not taken for this one."""
 MOST_RUNS = 2048
 """Runs that a bucket's task reads from; where there are more, they are merged before."""
 _BUCKET_BYTES = 1 << 30
 """Of stored metadata that a bucket takes in at most: where rows are long, buckets have fewer of them."""
-_COARSER = 6
-"""Bits by which runs that will be merged are cut more coarsely: fewer and larger pieces."""
+_PIECE_ROWS = 512
+"""Rows of a prefix, about: a bucket reads so many more of each run than it needs, where its own prefix is finer."""
+
+
+class Run(NamedTuple):
+    """Where a run lies, and how finely it is cut."""
+
+    uri: str
+    bits: int
 
 
 def bits_for(rows: int, bucket_rows: int, metadata_bytes: int = 0) -> int:
@@ -44,9 +52,9 @@ def bits_for(rows: int, bucket_rows: int, metadata_bytes: int = 0) -> int:
     return min(_MAX_BITS, (num_buckets - 1).bit_length())
 
 
-def bits_before_merging(num_runs: int, bits: int) -> int:
-    """Bits at which runs are cut that tasks write first, for runs of `bits` in the end."""
-    return bits if num_runs <= MOST_RUNS else max(0, bits - _COARSER)
+def run_bits(rows: int) -> int:
+    """Bits of the uid prefix at which a run of so many rows is cut."""
+    return bits_for(rows, _PIECE_ROWS)
 
 
 def sort_by_uid(table: pa.Table, *further: str) -> pa.Table:
@@ -82,71 +90,90 @@ class RunBuilder:
         return offsets.tobytes() + self._sink.getvalue()
 
 
-def put_run(writer: ArtifactWriter, path: str, table: pa.Table, bits: int) -> None:
-    """Put a table that is sorted by uid as a run, cut at each prefix of `bits` bits."""
+def run_bytes(table: pa.Table, bits: int) -> bytes:
+    """A table that is sorted by uid as a run, cut at each prefix of `bits` bits."""
     run = RunBuilder(bits)
     run.add(table)
-    writer.put_bytes(path, run.to_bytes())
+    return run.to_bytes()
 
 
-def read_bucket(
-    storage: Storage, uris: Sequence[str], bucket: int, bits: int, schema: pa.Schema, *, run_bits: int
-) -> pa.Table:
+def run_rows(data: bytes, bits: int, schema: pa.Schema) -> pa.Table:
+    """All rows of a run, in the columns and types of `schema`."""
+    view = memoryview(data)
+    offsets = _offsets(view[: _directory_bytes(bits)])
+    tables = [conformed(piece, schema) for piece in _pieces(view[int(offsets[0]) :], offsets - offsets[0])]
+    return pa.concat_tables([schema.empty_table(), *tables]).combine_chunks()
+
+
+def read_bucket(storage: Storage, runs: Sequence[Run], bucket: int, bits: int, schema: pa.Schema) -> pa.Table:
     """All rows of one uid bucket from all runs, run after run, in the columns and types of `schema`.
 
     Columns that a run does not have are null.
 
     Args:
         storage: where runs are read.
-        uris: of the runs.
+        runs: to read from.
         bucket: number of the bucket.
         bits: of the buckets.
         schema: of the result.
-        run_bits: of the prefixes at which the runs are cut.
     """
-    first, last = bucket_range(bucket, bits)
-    finer = run_bits - bits
-    start = bucket << finer if finer >= 0 else bucket >> -finer
-    stop = (bucket + 1) << finer if finer >= 0 else start + 1
     tables = [schema.empty_table()]
-    for uri in uris:
-        offsets = _offsets(storage.read_range(uri, start * _OFFSET.itemsize, (stop + 1 - start) * _OFFSET.itemsize))
+    for run in runs:
+        start, stop = _span(bucket, bits, run.bits)
+        offsets = _offsets(storage.read_range(run.uri, start * _OFFSET.itemsize, (stop + 1 - start) * _OFFSET.itemsize))
         if offsets[-1] == offsets[0]:
             continue
-        data = memoryview(storage.read_range(uri, int(offsets[0]), int(offsets[-1] - offsets[0])))
-        tables += [conformed(piece, schema) for piece in _pieces(data, offsets - offsets[0])]
-    table = pa.concat_tables(tables).combine_chunks()
-    if finer >= 0:
-        return table
-    hi = table["uid_hi"]
-    return table.filter(pc.and_(pc.greater_equal(hi, first), pc.less_equal(hi, last)))
+        data = memoryview(storage.read_range(run.uri, int(offsets[0]), int(offsets[-1] - offsets[0])))
+        pieces = [conformed(piece, schema) for piece in _pieces(data, offsets - offsets[0])]
+        tables += pieces if run.bits >= bits else [_inside(piece, bucket, bits) for piece in pieces]
+    return pa.concat_tables(tables).combine_chunks()
 
 
-def merge_runs(runs: Sequence[bytes], schema: pa.Schema, *, bits: int, to_bits: int, further: Sequence[str]) -> bytes:
-    """One run of all rows of several, cut at finer prefixes.
+def merge_runs(
+    runs: Sequence[bytes], schema: pa.Schema, *, bits: Sequence[int], to_bits: int, further: Sequence[str]
+) -> bytes:
+    """One run of all rows of several, cut at other prefixes.
 
-    Memory: the runs as they are stored, and the rows of one of their prefixes.
+    Memory: the runs as they are stored, and the rows of one prefix of the most coarsely cut.
 
     Args:
         runs: whole, in their order.
         schema: of their rows.
-        bits: at which they are cut.
-        to_bits: at which the result is cut, at least as many.
+        bits: at which each of them is cut.
+        to_bits: at which the result is cut.
         further: columns that decide between equal uids.
     """
     views = [memoryview(run) for run in runs]
-    directory = ((1 << bits) + 1) * _OFFSET.itemsize
-    offsets = [_offsets(view[:directory]) for view in views]
+    offsets = [_offsets(view[: _directory_bytes(cut)]) for view, cut in zip(views, bits, strict=True)]
     merged = RunBuilder(to_bits)
-    for prefix in range(1 << bits):
+    coarse = min(to_bits, *bits)
+    for prefix in range(1 << coarse):
         pieces: list[pa.Table] = []
-        for view, ends in zip(views, offsets, strict=True):
-            start, stop = (int(end) for end in ends[prefix : prefix + 2])
-            pieces += _pieces(view[start:stop], np.array([0, stop - start]))
+        for view, cut, ends in zip(views, bits, offsets, strict=True):
+            start, stop = _span(prefix, coarse, cut)
+            inside = ends[start : stop + 1]
+            pieces += _pieces(view[int(inside[0]) : int(inside[-1])], inside - inside[0])
         if pieces:
             table = pa.concat_tables([schema.empty_table(), *(conformed(piece, schema) for piece in pieces)])
             merged.add(sort_by_uid(table.combine_chunks(), *further))
     return merged.to_bytes()
+
+
+def _span(bucket: int, bits: int, cut: int) -> tuple[int, int]:
+    """First prefix of a run, and the one behind the last, in which rows of a bucket can be."""
+    finer = cut - bits
+    start = bucket << finer if finer >= 0 else bucket >> -finer
+    return start, (bucket + 1) << finer if finer >= 0 else start + 1
+
+
+def _directory_bytes(bits: int) -> int:
+    return ((1 << bits) + 1) * _OFFSET.itemsize
+
+
+def _inside(table: pa.Table, bucket: int, bits: int) -> pa.Table:
+    first, last = bucket_range(bucket, bits)
+    hi = table["uid_hi"]
+    return table.filter(pc.and_(pc.greater_equal(hi, first), pc.less_equal(hi, last)))
 
 
 def _offsets(data: bytes | memoryview) -> NDArray[np.int64]:

@@ -12,20 +12,20 @@ import pyarrow as pa
 from pipeline.artifact import Counts, FileEntry
 from pipeline.schema import POOL, Schema
 from pipeline.stage import External, ExternalFiles, Size, Stage, StageContext, StagePlan, StageResult
-from pipeline.storage import Storage, join, relative
+from pipeline.storage import Storage, relative
 from stages.formats.datacomp import check_metadata_schema, read_metadata_schema
 from stages.kernels.uid import bucket_of, parse_hex
 from stages.pool.config import PoolConfig
 from stages.pool.draw import draw_shards
 from stages.pool.index import BucketItem, BucketResult, Runs, index_bucket
 from stages.pool.merge import merged
-from stages.pool.metadata import MetadataRun, group_files, metadata_schema, put_metadata, run_schema
+from stages.pool.metadata import METADATA, MetadataRun, group_files, metadata_schema, put_metadata, run_schema
 from stages.pool.order import OrderItem, put_order
 from stages.pool.plan import plan_pool
 from stages.pool.quarantine import QUARANTINE, LostShard, check_share, check_unreadable
-from stages.pool.runs import bits_before_merging, bits_for
+from stages.pool.runs import Run, bits_for
 from stages.pool.scan import POOL_SCHEMA, ShardRef
-from stages.pool.scan_task import GroupScan, ShardFacts, group_shards, scan_group
+from stages.pool.scan_task import SHARDS, GroupScan, ShardFacts, group_shards, scan_group
 
 _LEAST_BYTES_A_SAMPLE = 16 << 10
 """For a first guess at the number of buckets; how runs are laid out changes no result."""
@@ -38,9 +38,10 @@ _SCAN_MEMORY = 1 << 30
 class PoolStage(Stage[PoolConfig]):
     """Index of all usable samples, metadata joined; the broken ones in quarantine, with their reasons."""
 
-    version = 2
+    version = 3
     takes: ClassVar[Mapping[str, Schema]] = {}
     gives = POOL
+    keeps: ClassVar[tuple[str, ...]] = (SHARDS, METADATA)
 
     def external(self) -> Mapping[str, External]:
         """Shards, and metadata if there is any."""
@@ -94,7 +95,8 @@ class PoolStage(Stage[PoolConfig]):
         summary = _summary(facts, groups, metadata, buckets, columns, bits)
         making.warn(summary, facts)
         counts = Counts(seen=summary["samples"], out=summary["usable"], quarantined=summary["quarantined"])
-        return StageResult(tuple(entries), summary, counts)
+        used = (*(group.entry for group in groups), *(found.entry for found in metadata))
+        return StageResult(tuple(entries), summary, counts, entries=used)
 
 
 class _Making:
@@ -114,16 +116,15 @@ class _Making:
         share = sum(shard.bytes for shard in drawn) / max(1, sum(stat.bytes for stat in shards.files))
         self.metadata_bytes = int(sum(stat.bytes for stat in self._files) * share)
         guess = sum(shard.bytes for shard in self._shards) // _LEAST_BYTES_A_SAMPLE
-        self._run_bits = bits_for(guess, config.bucket_rows, self.metadata_bytes)
+        self._merged_bits = bits_for(guess, config.bucket_rows, self.metadata_bytes)
 
     def scan(self) -> list[GroupScan]:
         items = group_shards(self._shards)
         task = partial(
             scan_group,
             storage=self._context.storage,
-            writer=self._context.output,
+            entries=self._context.entries[SHARDS],
             check=self._config.check,
-            bits=bits_before_merging(len(items), self._run_bits),
         )
         return self._context.engine.map(
             task, items, name="pool: read shards", unit="shards", weigh=len, memory=_SCAN_MEMORY
@@ -134,10 +135,10 @@ class _Making:
         items = group_files(self._files)
         task = partial(
             put_metadata,
+            root=self._context.external["metadata"].uri if items else "",
             storage=self._context.storage,
-            writer=self._context.output,
+            entries=self._context.entries[METADATA],
             columns=columns,
-            bits=bits_before_merging(len(items), self._run_bits),
         )
         return columns, self._context.engine.map(
             task, items, name="pool: read metadata", unit="files", weigh=lambda item: len(item.files)
@@ -146,7 +147,7 @@ class _Making:
     def broken_table(self, groups: Sequence[GroupScan]) -> pa.Table:
         """QUARANTINE rows of all shards; their number is bounded by `max_quarantined`."""
         faulty = [group for group in groups if any(shard.reasons for shard in group.shards)]
-        tables = [self._context.storage.read_table(self._uri(group.path("broken"))) for group in faulty]
+        tables = [self._context.storage.read_table(group.broken) for group in faulty]
         return pa.concat_tables([QUARANTINE.empty_table(), *tables])
 
     def index(
@@ -158,14 +159,13 @@ class _Making:
         bits: int,
     ) -> list[BucketResult]:
         samples = self._merged([group.run for group in groups], POOL_SCHEMA, ["shard", "offset"], "samples")
-        rows = self._merged([run.path for run in metadata], run_schema(columns), [], "metadata")
+        rows = self._merged([found.run for found in metadata], run_schema(columns), [], "metadata")
         runs = Runs(
-            samples=tuple(map(self._uri, samples)),
-            metadata=tuple(map(self._uri, rows)),
+            samples=tuple(samples),
+            metadata=tuple(rows),
             columns=columns,
             metadata_files=tuple(stat.uri for stat in self._files),
             bits=bits,
-            run_bits=self._run_bits,
             report_missing=self._config.sample == 1,
         )
         known = parse_hex(broken["uid"].drop_null())
@@ -176,15 +176,14 @@ class _Making:
         task = partial(index_bucket, runs=runs, storage=self._context.storage, writer=self._context.output)
         return self._context.engine.map(task, items, name="pool: index", unit="buckets")
 
-    def _merged(self, paths: list[str], schema: pa.Schema, further: Sequence[str], what: str) -> list[str]:
+    def _merged(self, runs: list[Run], schema: pa.Schema, further: Sequence[str], what: str) -> list[Run]:
         return merged(
             self._context.engine,
-            paths,
+            runs,
             storage=self._context.storage,
             writer=self._context.output,
             schema=schema,
-            bits=bits_before_merging(len(paths), self._run_bits),
-            to_bits=self._run_bits,
+            to_bits=self._merged_bits,
             further=further,
             name=f"pool: merge {what}",
         )
@@ -194,7 +193,7 @@ class _Making:
         items = []
         for part, group in enumerate(groups):
             inside = (shard >= group.shards[0].shard) & (shard <= group.shards[-1].shard)
-            items.append(OrderItem(part, self._uri(group.path("order")), shard[inside], offset[inside]))
+            items.append(OrderItem(part, group.order, group.digest, shard[inside], offset[inside]))
         task = partial(put_order, storage=self._context.storage, writer=self._context.output)
         return self._context.engine.map(task, items, name="pool: order", unit="parts")
 
@@ -232,9 +231,6 @@ class _Making:
             warn(f"pool: {seen:,} samples, where pool.expected_samples says {expected:,}")
         if summary["without_metadata"]:
             warn(f"pool: {summary['without_metadata']:,} samples have no metadata row; its columns are null there")
-
-    def _uri(self, path: str) -> str:
-        return join(self._context.output.root, path)
 
 
 def _path(root: str, uri: str) -> str:

@@ -3,7 +3,7 @@
 _CHECKPOINT = "*/store/training/mimic/*/checkpoints"
 
 QUICK = {
-    "pool-in-scan": "before */store/pool/*/work/*.json",
+    "pool-in-scan": "before */store/entries/pool/shards/*/manifest.json",
     "pool-between-parts": "after */store/pool/*/index/* 2",
     "pool-in-manifest-put": "staged */store/pool/*/manifest.json",
     "train-between-files-of-a-checkpoint": f"after {_CHECKPOINT}/step-000000010/weights-*",
@@ -20,6 +20,7 @@ QUICK = {
 
 _PARTS = {
     "pool": "*/store/pool/*/index/*",
+    "pool entries": "*/store/entries/pool/shards/*/order-*",
     "subset_trusted": "*/store/subset_trusted/*/sample_ids.npy",
     "training/base": "*/store/training/base/*/checkpoints/*/optimizer-* 2",
     "training/tuned": "*/store/training/tuned/*/checkpoints/*/history-* 2",
@@ -42,6 +43,7 @@ _MANIFESTS = {
         for name in ("pool", "subset_trusted", "training/base", "training/tuned", "reference", "training/mimic")
     },
     **{name: f"*/store/{name}/*/manifest.json" for name in ("scores/mimic", "scores/clip_score", "votes", "decisions")},
+    "pool entries": "*/store/entries/pool/metadata/*/manifest.json",
     "checkpoint": f"{_CHECKPOINT}/*/manifest-* 2",
     **{f"{name} claim": f"*/manifests/{name}.json" for name in ("subset", "shards", "report")},
     **{f"{name} commit": f"*/manifests/{name}.json 2" for name in ("subset", "shards", "report")},

@@ -125,7 +125,7 @@ def copy_store(finished: Path, output: Path, glob: str) -> None:
     For the first stage, the pool, those behind it: they are found again if its content is the same, and only then.
     """
     for name in ORDER:
-        if f"/store/{name}/" in glob:
+        if f"/store/{name}/" in glob or f"/store/entries/{name}/" in glob:
             if name == "pool":
                 continue
             return

@@ -76,7 +76,7 @@ def test_data_stage_whose_node_is_lost_is_finished_by_the_other(workplace: Path,
     with nodes(workers=2, cpus=1) as cluster:
         process = start(workplace, output, (*ON_RAY, f"cluster.address={cluster.address}", "--until", "pool"))
         try:
-            assert wait_for(output, "store/pool/*/work/*.json", process)
+            assert wait_for(output, "store/entries/pool/shards/*/manifest.json", process)
             hosts: list[int] = []
             assert wait_until(lambda: bool(hosts.extend(cluster.hosts_of(MAP)) or hosts), process, "a task at work")
             cluster.kill(hosts[0])

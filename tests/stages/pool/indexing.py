@@ -15,12 +15,22 @@ def external(stage: PoolStage) -> dict[str, ExternalFiles]:
     return {role: listed(found.uri, found.suffix) for role, found in stage.external().items()}
 
 
-def index(root: Path, *, out: str = "out", engine: Engine | None = None, seed: int = 0, **config: Any) -> Artifact:
-    """Run the stage on `root/shards`, and `root/meta` if it is there."""
+def index(
+    root: Path,
+    *,
+    out: str = "out",
+    store: str | None = None,
+    engine: Engine | None = None,
+    seed: int = 0,
+    **config: Any,
+) -> Artifact:
+    """Run the stage on `root/shards`, and `root/meta` if it is there; entries lie in its own folder by default."""
     metadata = str(root / "meta") if (root / "meta").exists() else None
     full = {"path": str(root / "shards"), "metadata": metadata, "max_quarantined": 1.0, **config}
     stage = PoolStage(PoolConfig(**full))
-    return run_stage(stage, root / out, "pool", external=external(stage), engine=engine, seed=seed)
+    return run_stage(
+        stage, root / out, "pool", external=external(stage), engine=engine, seed=seed, store=root / (store or out)
+    )
 
 
 def rows(artifact: Artifact, folder: str = "index") -> list[dict[str, Any]]:

@@ -14,7 +14,7 @@ from pipeline.errors import UserError
 from pipeline.storage import Storage
 from stages.pool.index import BucketItem, BucketResult, Runs, index_bucket
 from stages.pool.metadata import run_schema
-from stages.pool.runs import put_run, sort_by_uid
+from stages.pool.runs import Run, run_bytes, sort_by_uid
 from stages.pool.scan import POOL_SCHEMA
 
 COLUMNS = pa.schema({"score": pa.float64()})
@@ -53,9 +53,9 @@ def metadata(names: list[int]) -> pa.Table:
     return pa.table({field.name: pa.array(columns[field.name], field.type) for field in run_schema(COLUMNS)})
 
 
-def put(root: Path, name: str, table: pa.Table, *further: str) -> str:
-    put_run(ArtifactWriter(str(root), Storage()), name, sort_by_uid(table, *further), 2)
-    return str(root / name)
+def put(root: Path, name: str, table: pa.Table, *further: str) -> Run:
+    (root / name).write_bytes(run_bytes(sort_by_uid(table, *further), 2))
+    return Run(str(root / name), 2)
 
 
 def made(
@@ -73,7 +73,6 @@ def made(
         columns=COLUMNS,
         metadata_files=("a.parquet", "b.parquet", "c.parquet"),
         bits=BITS,
-        run_bits=2,
         report_missing=report_missing,
     )
     writer = ArtifactWriter(str(root / "out"), Storage())

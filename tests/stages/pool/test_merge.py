@@ -8,9 +8,10 @@ from hypothesis import strategies as st
 
 from pipeline.artifact import Artifact
 from stages.kernels.grouping import planned_shard_groups, shard_group_bytes
-from stages.pool import merge, runs, stage
+from stages.pool import merge, stage
 from stages.pool.config import PoolConfig
 from stages.pool.merge import MergeItem, planned_merges
+from stages.pool.runs import Run
 from stages.pool.stage import PoolStage
 from tests.artifacts import listed, run_stage
 from tests.stages.pool.pools import plain_pool
@@ -25,7 +26,6 @@ def test_pool_whose_runs_were_merged_has_the_same_bytes(tmp_path: Path, monkeypa
     plain_pool(tmp_path / "shards", num_shards=5)
     monkeypatch.setattr(stage, "group_shards", lambda shards: [(shard,) for shard in shards])
     plain = pool_of(tmp_path / "plain", tmp_path / "shards")
-    monkeypatch.setattr(runs, "MOST_RUNS", 2)
     monkeypatch.setitem(merge.merged.__kwdefaults__, "most", 2)
     merged = pool_of(tmp_path / "merged", tmp_path / "shards")
     assert len(list((tmp_path / "merged/work").glob("merged-*.run"))) == 2, "of five runs three and two"
@@ -42,7 +42,8 @@ def test_merged_runs_are_never_more_than_wanted(num_runs: int, most: int) -> Non
 
 
 def test_merged_run_is_named_by_what_it_is_made_of() -> None:
-    assert MergeItem(("a", "b")).path != MergeItem(("b", "a")).path
+    a, b = Run("a", 1), Run("b", 1)
+    assert MergeItem((a, b)).path != MergeItem((b, a)).path
 
 
 @pytest.mark.parametrize("scale", [450e9, 4.5e12, 45e12, 450e12])

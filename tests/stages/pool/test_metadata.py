@@ -7,12 +7,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline.artifact import ArtifactWriter
 from pipeline.errors import UserError
+from pipeline.reuse import Entries
 from pipeline.schema import POOL
 from pipeline.storage import Stat, Storage
+from stages.pool import metadata
 from stages.pool.metadata import (
+    METADATA,
     MetadataItem,
+    MetadataRun,
     group_files,
     metadata_schema,
     put_metadata,
@@ -136,29 +139,55 @@ def test_put_metadata_sorts_by_uid_and_remembers_the_file_of_each_row(tmp_path: 
             pa.table({"uid": uids[number::2], "x": list(range(number, 20, 2))}), tmp_path / f"{number}.parquet"
         )
     files = tuple(Storage().stat(str(tmp_path / f"{number}.parquet")) for number in (0, 1))
-    columns, writer = metadata_schema(Storage(), files), ArtifactWriter(str(tmp_path / "out"), Storage())
-    run = put_metadata(MetadataItem(5, files), storage=Storage(), writer=writer, columns=columns, bits=2)
+    columns = metadata_schema(Storage(), files)
+    run = put(tmp_path, MetadataItem(5, files), columns)
     assert (run.rows, run.num_normalised) == (20, 0)
-    found = read_bucket(
-        Storage(), [str(tmp_path / "out" / run.path)], 0, 0, run_schema(columns), run_bits=2
-    ).to_pylist()
+    found = read_bucket(Storage(), [run.run], 0, 0, run_schema(columns)).to_pylist()
     keys = [f"{row['uid_hi']:016x}{row['uid_lo']:016x}" for row in found]
     assert keys == sorted(uids)
     for key, row in zip(keys, found, strict=True):
         assert (row["x"], row["source_file"]) == (uids.index(key), 5 + uids.index(key) % 2)
 
 
+def put(root: Path, item: MetadataItem, columns: pa.Schema, store: str = "store") -> MetadataRun:
+    entries = Entries.of(str(root / store), METADATA, Storage())
+    return put_metadata(item, root=str(root), storage=Storage(), entries=entries, columns=columns)
+
+
 def test_put_metadata_of_a_changed_file_is_another_run(tmp_path: Path) -> None:
     pq.write_table(pa.table({"uid": UIDS}), tmp_path / "0.parquet")
-    writer = ArtifactWriter(str(tmp_path / "out"), Storage())
-    paths = [
-        put_metadata(
-            MetadataItem(0, (Stat(str(tmp_path / "0.parquet"), 1, version),)),
-            storage=Storage(), writer=writer, columns=pa.schema([]), bits=0,
-        ).path
+    names = [
+        put(tmp_path, MetadataItem(0, (Stat(str(tmp_path / "0.parquet"), 1, version),)), pa.schema([])).entry
         for version in ("old", "new", "old")
-    ]  # fmt: skip
-    assert paths[0] == paths[2] != paths[1]
+    ]
+    assert names[0] == names[2] != names[1]
+
+
+def test_put_metadata_of_files_that_grew_reads_the_new_one_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(3):
+        pq.write_table(pa.table({"uid": UIDS[number : number + 1], "x": [number]}), tmp_path / f"{number}.parquet")
+    files = listed(tmp_path, ".parquet").files
+    columns = metadata_schema(Storage(), files)
+    put(tmp_path, MetadataItem(0, files[:2]), columns)
+    read: list[str] = []
+    whole = metadata.read_metadata
+    monkeypatch.setattr(metadata, "read_metadata", lambda storage, uri: (read.append(uri), whole(storage, uri))[1])
+    grown = put(tmp_path, MetadataItem(0, files), columns)
+    assert read == [files[2].uri]
+    scratch = put(tmp_path, MetadataItem(0, files), columns, store="scratch")
+    assert (grown.entry, grown.rows) == (scratch.entry, scratch.rows)
+    assert Path(grown.run.uri).read_bytes() == Path(scratch.run.uri).read_bytes()
+
+
+def test_put_metadata_whose_columns_changed_is_read_again(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"uid": UIDS, "x": [1, 2, 3]}), tmp_path / "0.parquet")
+    item = MetadataItem(0, listed(tmp_path, ".parquet").files)
+    narrow, wide = (put(tmp_path, item, pa.schema({"x": kind})) for kind in (pa.int64(), pa.float64()))
+    assert narrow.entry != wide.entry
+    rows = read_bucket(Storage(), [wide.run], 0, 0, run_schema(pa.schema({"x": pa.float64()})))
+    assert rows["x"].type == pa.float64()
 
 
 def test_refuse_repeated_of_nothing_passes() -> None:

@@ -16,7 +16,7 @@ places = st.lists(st.tuples(st.integers(0, 4), st.integers(0, 6)), unique=True, 
 
 
 def group(root: Path, rows: list[tuple[int, int]]) -> str:
-    """A group's private file: its samples by (shard, block), with a column more than the order has."""
+    """A group's own file: its samples by (shard, block), with a column more than the order has."""
     columns = {
         "uid_hi": range(len(rows)),
         "uid_lo": range(len(rows)),
@@ -33,9 +33,9 @@ def group(root: Path, rows: list[tuple[int, int]]) -> str:
 def ordered(root: Path, rows: list[tuple[int, int]], gone: list[tuple[int, int]]) -> pa.Table:
     shard = np.array([shard for shard, _ in gone], np.uint32)
     offset = np.array([block * 512 for _, block in gone], np.uint64)
-    item = OrderItem(7, group(root, rows), shard, offset)
+    item = OrderItem(7, group(root, rows), "digest of the shards", shard, offset)
     entry = put_order(item, storage=Storage(), writer=ArtifactWriter(str(root / "out"), Storage()))
-    assert entry.path == "order/part-00007.parquet"
+    assert (entry.path, entry.inputs) == ("order/part-00007.parquet", "digest of the shards")
     table = Storage().read_table(str(root / "out" / entry.path))
     assert entry.rows == table.num_rows
     return table

@@ -4,9 +4,18 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from pipeline.artifact import ArtifactWriter
 from pipeline.storage import Storage
-from stages.pool.runs import bits_for, bucket_range, merge_runs, put_run, read_bucket, sort_by_uid
+from stages.pool.runs import (
+    Run,
+    bits_for,
+    bucket_range,
+    merge_runs,
+    read_bucket,
+    run_bits,
+    run_bytes,
+    run_rows,
+    sort_by_uid,
+)
 from tests.counted_store import counted
 
 SCHEMA = pa.schema({"uid_hi": pa.uint64(), "uid_lo": pa.uint64(), "value": pa.int64()})
@@ -18,15 +27,17 @@ def table_of(seed: int, rows: int) -> pa.Table:
     return pa.table({"uid_hi": hi, "uid_lo": rng.integers(0, 2**64, rows, np.uint64), "value": np.arange(rows)}, SCHEMA)
 
 
-@pytest.mark.parametrize("run_bits", [0, 2, 5])
+def put(root: Path, name: str, table: pa.Table, bits: int) -> Run:
+    (root / name).write_bytes(run_bytes(sort_by_uid(table), bits))
+    return Run(str(root / name), bits)
+
+
+@pytest.mark.parametrize("cuts", [(0, 0, 0), (2, 2, 2), (0, 2, 5)])
 @pytest.mark.parametrize("bits", [0, 1, 3, 6])
-def test_read_bucket_of_any_cut_gives_each_row_once(tmp_path: Path, run_bits: int, bits: int) -> None:
-    writer = ArtifactWriter(str(tmp_path), Storage())
+def test_read_bucket_of_any_cut_gives_each_row_once(tmp_path: Path, cuts: tuple[int, ...], bits: int) -> None:
     tables = [table_of(seed, 300) for seed in range(3)]
-    for number, table in enumerate(tables):
-        put_run(writer, f"{number}.parquet", sort_by_uid(table), run_bits)
-    uris = [str(tmp_path / f"{number}.parquet") for number in range(3)]
-    found = [read_bucket(Storage(), uris, bucket, bits, SCHEMA, run_bits=run_bits) for bucket in range(1 << bits)]
+    runs = [put(tmp_path, f"{number}.run", table, cuts[number]) for number, table in enumerate(tables)]
+    found = [read_bucket(Storage(), runs, bucket, bits, SCHEMA) for bucket in range(1 << bits)]
     for bucket, table in enumerate(found):
         prefixes = {hi >> (64 - bits) if bits else 0 for hi in table["uid_hi"].to_pylist()}
         assert prefixes <= {bucket}
@@ -34,34 +45,43 @@ def test_read_bucket_of_any_cut_gives_each_row_once(tmp_path: Path, run_bits: in
     assert everything == sorted(map(tuple, (row.values() for table in tables for row in table.to_pylist())))
 
 
+@pytest.mark.parametrize("bits", [0, 3, 7])
+def test_rows_of_a_run_are_those_of_the_table_in_its_order(bits: int) -> None:
+    table = sort_by_uid(table_of(0, 300))
+    assert run_rows(run_bytes(table, bits), bits, SCHEMA).equals(table)
+    assert run_rows(run_bytes(table.slice(0, 0), bits), bits, SCHEMA).num_rows == 0
+
+
 def test_bucket_asks_for_two_ranges_of_a_run_whatever_the_number_of_prefixes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    table = sort_by_uid(table_of(0, 400))
     for bits in (3, 12):
-        put_run(ArtifactWriter(str(tmp_path), Storage()), f"{bits}.run", table, bits)
+        run = put(tmp_path, f"{bits}.run", table_of(0, 400), bits)
         with counted(monkeypatch) as store:
-            found = read_bucket(Storage(), [str(tmp_path / f"{bits}.run")], 5, 3, SCHEMA, run_bits=bits)
+            found = read_bucket(Storage(), [run], 5, 3, SCHEMA)
         assert store.traffic.gets == 2
         assert store.traffic.read_bytes < (tmp_path / f"{bits}.run").stat().st_size / 4
         assert set(found["uid_hi"].to_numpy() >> 61) == {5}
 
 
-@pytest.mark.parametrize(("bits", "to_bits"), [(0, 0), (0, 4), (3, 3), (2, 9)])
-def test_merged_runs_are_the_run_of_all_their_rows(tmp_path: Path, bits: int, to_bits: int) -> None:
-    writer = ArtifactWriter(str(tmp_path), Storage())
+@pytest.mark.parametrize(
+    ("bits", "to_bits"), [((0, 0, 0), 0), ((0, 0, 0), 4), ((3, 3, 3), 3), ((2, 5, 0), 9), ((5, 7, 6), 3)]
+)
+def test_merged_runs_are_the_run_of_all_their_rows(bits: tuple[int, ...], to_bits: int) -> None:
     tables = [table_of(seed, 200) for seed in range(3)]  # lowest and highest uid_hi are in each
-    for number, table in enumerate(tables):
-        put_run(writer, f"{number}.run", sort_by_uid(table), bits)
-    runs = [(tmp_path / f"{number}.run").read_bytes() for number in range(3)]
-    put_run(writer, "whole.run", sort_by_uid(pa.concat_tables(tables).combine_chunks(), "value"), to_bits)
-    merged = merge_runs(runs, SCHEMA, bits=bits, to_bits=to_bits, further=["value"])
-    assert merged == (tmp_path / "whole.run").read_bytes()
+    runs = [run_bytes(sort_by_uid(table), cut) for table, cut in zip(tables, bits, strict=True)]
+    whole = run_bytes(sort_by_uid(pa.concat_tables(tables).combine_chunks(), "value"), to_bits)
+    assert merge_runs(runs, SCHEMA, bits=bits, to_bits=to_bits, further=["value"]) == whole
 
 
-def test_put_run_without_rows_is_read_as_nothing(tmp_path: Path) -> None:
-    put_run(ArtifactWriter(str(tmp_path), Storage()), "r.parquet", SCHEMA.empty_table(), 4)
-    assert read_bucket(Storage(), [str(tmp_path / "r.parquet")], 0, 0, SCHEMA, run_bits=4).num_rows == 0
+@pytest.mark.parametrize("rows", [0, 100, 1000, 66_000, 270_000])
+def test_run_is_cut_into_pieces_of_some_hundred_rows_whatever_the_pool(rows: int) -> None:
+    assert rows / 512 <= 1 << run_bits(rows) <= max(1, 2 * rows / 512)
+
+
+def test_run_without_rows_is_read_as_nothing(tmp_path: Path) -> None:
+    run = put(tmp_path, "r.run", SCHEMA.empty_table(), 4)
+    assert read_bucket(Storage(), [run], 0, 0, SCHEMA).num_rows == 0
 
 
 def test_sort_by_uid_keeps_order_of_equal_rows_and_uses_further_columns() -> None:

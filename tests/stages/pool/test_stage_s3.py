@@ -9,6 +9,7 @@ import pytest
 
 from pipeline.artifact import ArtifactWriter
 from pipeline.graph import list_external
+from pipeline.reuse import Entries
 from pipeline.stage import StageContext
 from pipeline.storage import Storage, StorageConfig
 from stages.pool.config import PoolConfig
@@ -44,7 +45,10 @@ def test_run_on_an_object_store_gives_the_same_content(tmp_path: Path, bucket: S
         stage = PoolStage(PoolConfig(path=f"{root}/shards", metadata=f"{root}/meta", bucket_rows=20))
         files = {role: list_external(found, bucket) for role, found in stage.external().items()}
         made: StageContext = replace(
-            context(tmp_path / "out", external=files), storage=bucket, output=ArtifactWriter(f"{root}/out", bucket)
+            context(tmp_path / "out", external=files),
+            storage=bucket,
+            output=ArtifactWriter(f"{root}/out", bucket),
+            entries={kind: Entries.of(f"{root}/store", kind, bucket) for kind in stage.keeps},
         )
         contents.append(commit(Path(tmp_path / "out"), "pool", stage.run(made), bucket).manifest.content)
     assert contents[0] == contents[1]
