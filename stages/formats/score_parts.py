@@ -1,7 +1,8 @@
 """Rows in any order to score buckets, without a shuffle: split by uid prefix, then merge each bucket.
 
 A split part holds its rows as fixed-width records in uid order, so that the rows of one bucket are one range
-of the file. Parts are private to the artifact that they lie in: its manifest does not list them.
+of the file. Parts are private to the artifact that they lie in, whose manifest does not list them, or lie in entries
+(`pipeline.reuse`).
 """
 
 from collections.abc import Sequence
@@ -11,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from pipeline.artifact import ArtifactWriter, FileEntry, sha256_hex
+from pipeline.artifact import ArtifactWriter, FileEntry
 from pipeline.errors import RunError
 from pipeline.storage import join
 from stages.kernels.buckets import bucket_path
@@ -25,7 +26,7 @@ MERGE_BYTES_PER_ROW = 150
 class SplitPart(NamedTuple):
     """A file of records in uid order."""
 
-    path: str
+    uri: str
     counts: NDArray[np.int64]
     """[buckets] records of each bucket, one bucket behind the other."""
 
@@ -33,7 +34,7 @@ class SplitPart(NamedTuple):
 class Piece(NamedTuple):
     """Consecutive records of a split part."""
 
-    path: str
+    uri: str
     first: int
     num_rows: int
 
@@ -69,15 +70,28 @@ def split_by_bucket(table: pa.Table, writer: ArtifactWriter, stem: str, bits: in
         stem: what the part was made from; its content's digest is added.
         bits: of the uid prefix.
     """
+    records = sorted_records(table)
+    file = writer.put_by_content(f"{FOLDER}/{stem}", ".records", records.tobytes())
+    return split_part(join(writer.root, file.path), records, bits)
+
+
+def sorted_records(table: pa.Table) -> NDArray[np.void]:
+    """Rows of a table as records in uid order.
+
+    Args:
+        table: fixed-width columns, uid_hi, uid_lo and visit among them, without nulls.
+    """
     columns = {name: table[name].to_numpy() for name in table.column_names}
     order = uid_visit_order(columns["uid_hi"], columns["uid_lo"], columns["visit"])
     records = np.empty(table.num_rows, record_type(table.schema))
     for name, values in columns.items():
         records[name] = values[order]
-    data = records.tobytes()
-    path = f"{FOLDER}/{stem}-{sha256_hex(data)[:16]}.records"
-    writer.put_bytes(path, data)
-    return SplitPart(path, np.bincount(bucket_of(records["uid_hi"], bits), minlength=1 << bits))
+    return records
+
+
+def split_part(uri: str, records: NDArray[np.void], bits: int) -> SplitPart:
+    """The split part of records in uid order that lie in a file."""
+    return SplitPart(uri, np.bincount(bucket_of(records["uid_hi"], bits), minlength=1 << bits))
 
 
 def pieces_by_bucket(parts: Sequence[SplitPart], bits: int) -> list[BucketPieces]:
@@ -88,7 +102,7 @@ def pieces_by_bucket(parts: Sequence[SplitPart], bits: int) -> list[BucketPieces
         BucketPieces(
             bucket,
             tuple(
-                Piece(parts[part].path, int(firsts[part, bucket]), int(counts[part, bucket]))
+                Piece(parts[part].uri, int(firsts[part, bucket]), int(counts[part, bucket]))
                 for part in np.flatnonzero(counts[:, bucket]).tolist()
             ),
         )
@@ -128,8 +142,7 @@ def read_bucket(pieces: BucketPieces, writer: ArtifactWriter, schema: pa.Schema)
     records = np.empty(pieces.rows, kind)
     filled = 0
     for piece in pieces.pieces:
-        uri = join(writer.root, piece.path)
-        data = writer.storage.read_range(uri, piece.first * kind.itemsize, piece.num_rows * kind.itemsize)
+        data = writer.storage.read_range(piece.uri, piece.first * kind.itemsize, piece.num_rows * kind.itemsize)
         records[filled : filled + piece.num_rows] = np.frombuffer(data, kind)
         filled += piece.num_rows
     hi, lo, visit = (np.ascontiguousarray(records[name]) for name in ("uid_hi", "uid_lo", "visit"))

@@ -97,8 +97,8 @@ class Selector(Stage[ConfigT]):
         self.pool_path = pool_path
         self.metadata = metadata
 
-    def result(self, pool: Artifact, merged: Sequence[MergedBucket]) -> StageResult:
-        """Files, summary and counts of a score table of one visit."""
+    def result(self, pool: Artifact, merged: Sequence[MergedBucket], entries: Sequence[str] = ()) -> StageResult:
+        """Files, summary and counts of a score table of one visit, and names of the entries that it was made from."""
         usable, scored = int(pool.summary["usable"]), sum(bucket.scored for bucket in merged)
         summary = {
             "selector": self.name,
@@ -111,7 +111,7 @@ class Selector(Stage[ConfigT]):
             "batched": False,
         }
         counts = Counts(seen=usable, out=scored, dropped={UNSCORED: usable - scored})
-        return StageResult(tuple(bucket.file for bucket in merged), summary, counts)
+        return StageResult(tuple(bucket.file for bucket in merged), summary, counts, entries=tuple(entries))
 
 
 class SelectorStage(Selector[ConfigT]):

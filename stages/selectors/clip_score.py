@@ -16,7 +16,7 @@ from stages.formats.metadata_columns import TypeTest, is_number
 from stages.formats.score_parts import merge_bucket, pieces_by_bucket
 from stages.kernels.buckets import buckets_of_size
 from stages.selectors.base import TABLE, Partition, Scores, SelectorStage
-from stages.selectors.clip_encode import SLICE_ROWS, OrderSlice, score_slice, slices
+from stages.selectors.clip_encode import CLIP_SCORES, SLICE_ROWS, OrderSlice, score_slices, tasks
 
 _TASK_BYTES = 1 << 30
 _RECORD_BYTES = 26
@@ -54,6 +54,8 @@ class ClipScoreSelector(SelectorStage[ClipScoreConfig]):
     """One score for each sample; from metadata, none where the column is null."""
 
     takes: ClassVar[Mapping[str, Schema]] = {"pool": POOL, "reference": MODEL}
+    keeps: ClassVar[tuple[str, ...]] = (CLIP_SCORES,)
+    version: ClassVar[int] = 2
 
     def metadata_types(self) -> Mapping[str, TypeTest]:
         """The column, if the score is one."""
@@ -71,17 +73,21 @@ class ClipScoreSelector(SelectorStage[ClipScoreConfig]):
         if self.config.column is not None:
             return plan
         rows, buckets = inputs["pool"].rows, buckets_of_size(inputs["pool"])
-        tasks = max(1, -(-rows // SLICE_ROWS))
+        num_tasks, in_a_shard = max(1, -(-rows // SLICE_ROWS)), max(1, int(rates["samples_per_shard"]))
+        num_slices = max(1, -(-rows // in_a_shard) * -(-in_a_shard // SLICE_ROWS))
         stored = int(rows * rates["bytes_per_sample"])
-        pieces = min(rows, tasks * buckets)
+        pieces = min(rows, num_slices * buckets)
+        # Of a slice its rows are read in the order table, its entry is asked for, and what was put is read again.
         traffic = (
-            sequential(tasks, stored) + Traffic(rows * _RECORD_BYTES, pieces + 3 * tasks) + writes(tasks + buckets)
+            sequential(num_slices, stored)
+            + Traffic(2 * rows * _RECORD_BYTES, pieces + 5 * num_slices)
+            + writes(2 * num_slices + buckets)
         )
         on = "gpu" if self.config.use_gpu else "cpu"
         hours = rows / rates[f"score_samples_per_second_per_{on}"] / 3600
         return StagePlan(
             plan.output,
-            partitions=tasks + buckets,
+            partitions=num_tasks + buckets,
             peak_task_bytes=_TASK_BYTES,
             gpu_hours=hours if self.config.use_gpu else 0.0,
             cpu_hours=0.0 if self.config.use_gpu else hours,
@@ -119,26 +125,28 @@ class ClipScoreSelector(SelectorStage[ClipScoreConfig]):
         pool = context.inputs["pool"]
         bits = int(pool.summary["bucket_bits"])
         encode = partial(
-            score_slice,
+            score_slices,
             pool=pool,
             pool_path=context.external["shards"].uri,
             reference=context.inputs["reference"],
-            writer=context.output,
+            entries=context.entries[CLIP_SCORES],
             bits=bits,
             device="cuda" if self.config.use_gpu else "cpu",
         )
-        parts = context.engine.map(
+        done = context.engine.map(
             encode,
-            slices(pool),
+            tasks(pool),
             name=f"{self.name}: encode",
             unit="samples",
-            weigh=_slice_rows,
+            weigh=_rows_of,
             num_gpus=1.0 if self.config.use_gpu else 0.0,
         )
         merge = partial(merge_bucket, writer=context.output, schema=TABLE)
-        merged = context.engine.map(merge, pieces_by_bucket(parts, bits), name=f"{self.name}: merge")
-        return self.result(pool, merged)
+        scored = [piece for pieces in done for piece in pieces]
+        parts = pieces_by_bucket([piece.part for piece in scored], bits)
+        merged = context.engine.map(merge, parts, name=f"{self.name}: merge")
+        return self.result(pool, merged, [piece.entry for piece in scored])
 
 
-def _slice_rows(piece: OrderSlice) -> int:
-    return piece.rows
+def _rows_of(pieces: tuple[OrderSlice, ...]) -> int:
+    return sum(piece.rows for piece in pieces)

@@ -44,6 +44,7 @@ _MANIFESTS = {
     },
     **{name: f"*/store/{name}/*/manifest.json" for name in ("scores/mimic", "scores/clip_score", "votes", "decisions")},
     "pool entries": "*/store/entries/pool/metadata/*/manifest.json",
+    "clip score entries": "*/store/entries/scores/clip_score/*/manifest.json 2",
     "checkpoint": f"{_CHECKPOINT}/*/manifest-* 2",
     **{f"{name} claim": f"*/manifests/{name}.json" for name in ("subset", "shards", "report")},
     **{f"{name} commit": f"*/manifests/{name}.json 2" for name in ("subset", "shards", "report")},

@@ -72,7 +72,7 @@ def test_merge_counts_distinct_uids_and_visits(tmp_path: Path) -> None:
 def test_bucket_reads_only_its_own_range(tmp_path: Path) -> None:
     writer = ArtifactWriter(str(tmp_path), Storage())
     part = split_by_bucket(table_of([(bucket << 62, n, 0) for bucket in range(4) for n in range(5)]), writer, "x", 2)
-    path = tmp_path / part.path
+    path = Path(part.uri)
     size = record_type(SCHEMA).itemsize
     assert size == 8 + 8 + 2 + 4 + 4
     data = path.read_bytes()

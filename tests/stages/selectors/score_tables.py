@@ -20,12 +20,14 @@ def run(
     pool: Artifact,
     *,
     engine: Engine | None = None,
+    store: Path | None = None,
     **inputs: Artifact,
 ) -> Artifact:
     """Preflight, run, commit; the score table is checked for order and buckets."""
     external = {role: listed(declared.uri, declared.suffix) for role, declared in stage.external().items()}
     stage.preflight(external, Storage())
-    scores = run_stage(stage, root, "scores/x", inputs={"pool": pool, **inputs}, external=external, engine=engine)
+    made_from = {"pool": pool, **inputs}
+    scores = run_stage(stage, root, "scores/x", inputs=made_from, external=external, engine=engine, store=store)
     bits = pool.summary["bucket_bits"]
     assert [file.path for file in scores.files()] == [f"bucket-{number:05d}.parquet" for number in range(1 << bits)]
     for number, file in enumerate(scores.files()):

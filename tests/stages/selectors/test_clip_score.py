@@ -1,4 +1,6 @@
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -12,12 +14,14 @@ from pipeline.errors import RunError, UserError
 from pipeline.rates import RatesConfig
 from pipeline.stage import Size, StageResult
 from pipeline.storage import Storage
+from stages.formats.sample import Sample
 from stages.models.build import build_model, build_tokenizer
 from stages.models.encode import normalise
 from stages.models.weights import model_files
 from stages.selectors import clip_encode
 from stages.selectors.clip_score import ClipScoreConfig, ClipScoreSelector
 from tests.artifacts import commit
+from tests.counted_store import counted
 from tests.stages.models.tiny import TINY
 from tests.stages.selectors.score_tables import by_number, run
 from tests.stages.train.tiny_pool import caption_of, colour_of, make_pool
@@ -99,6 +103,70 @@ def plain_scores() -> dict[int, float]:
     return scores
 
 
+def count_samples(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Samples that are encoded from now on, by batch."""
+    counts: list[int] = []
+    whole = clip_encode._Encoder.similarity
+
+    def counting(self: Any, samples: list[Sample]) -> Any:
+        counts.append(len(samples))
+        return whole(self, samples)
+
+    monkeypatch.setattr(clip_encode._Encoder, "similarity", counting)
+    return counts
+
+
+@pytest.mark.parametrize("slice_rows", [2, 100])
+def test_grown_pool_has_its_new_samples_encoded_alone_and_the_scores_of_a_run_from_scratch(
+    reference: Artifact, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, slice_rows: int
+) -> None:
+    monkeypatch.setattr(clip_encode, "SLICE_ROWS", slice_rows)
+    encoded = count_samples(monkeypatch)
+    store = tmp_path / "store"
+    for night, counts in enumerate(([5, 7], [5, 7, 3], [5, 7, 3, 0, 4])):
+        pool, path = make_pool(tmp_path / f"pool-{night}", counts, parts=1 + night, bits=night)
+        encoded.clear()
+        with counted(monkeypatch) as counting:
+            grown = run(
+                selector(path, model="reference"), tmp_path / f"s-{night}", pool, store=store, reference=reference
+            )
+        opened = {f"{shard:08d}.tar" for shard in ((0, 1), (2,), (4,))[night]}
+        assert counting.opened(Path(path)) == opened
+        assert sum(encoded) == (12, 3, 4)[night]
+        scratch = run(selector(path, model="reference"), tmp_path / f"scratch-{night}", pool, reference=reference)
+        assert grown.manifest.content == scratch.manifest.content
+        assert all((store / name / "manifest.json").exists() for name in grown.manifest.entries)
+
+
+def test_other_model_or_other_pixels_are_encoded_again(
+    pool: tuple[Artifact, str], reference: Artifact, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = tmp_path / "store"
+    first = run(selector(pool[1], model="reference"), tmp_path / "first", pool[0], store=store, reference=reference)
+    writer = ArtifactWriter(str(tmp_path / "reference"), Storage())
+    files = [writer.put_bytes(f"model/{n}", data) for n, data in model_files(build_model(TINY, seed=4), TINY).items()]
+    other = commit(tmp_path / "reference", "reference", StageResult(tuple(files), {}))
+    encoded = count_samples(monkeypatch)
+    changed = run(selector(pool[1], model="reference"), tmp_path / "other", pool[0], store=store, reference=other)
+    assert sum(encoded) == sum(COUNTS)
+    assert changed.manifest.content != first.manifest.content
+    noisy, path = make_pool(tmp_path / "noisy", COUNTS, noise=True)
+    run(selector(path, model="reference"), tmp_path / "pixels", noisy, store=store, reference=reference)
+    assert sum(encoded) == 2 * sum(COUNTS)
+
+
+def test_reference_that_was_only_checked_again_is_the_same_model(
+    pool: tuple[Artifact, str], reference: Artifact, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The check of a reference goes over the pool, and so changes with it; its weights do not."""
+    store = tmp_path / "store"
+    run(selector(pool[1], model="reference"), tmp_path / "first", pool[0], store=store, reference=reference)
+    checked = replace(reference, manifest=replace(reference.manifest, summary={"checked": "anew"}))
+    encoded = count_samples(monkeypatch)
+    run(selector(pool[1], model="reference"), tmp_path / "again", pool[0], store=store, reference=checked)
+    assert encoded == []
+
+
 @pytest.mark.parametrize("slice_rows", [2, 100])
 def test_reference_scores_every_sample_as_open_clip_does(
     pool: tuple[Artifact, str], reference: Artifact, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, slice_rows: int
@@ -120,6 +188,9 @@ def test_slices_cover_each_row_once(pool: tuple[Artifact, str], monkeypatch: pyt
     assert [table.num_rows for table in tables] == [piece.rows for piece in pieces]
     assert all(0 < piece.rows <= 4 for piece in pieces)
     assert pa.concat_tables(tables).equals(pa.concat_tables(pool[0].tables("order/")))
+    assert all(len(set(table["shard"].to_pylist())) == 1 for table in tables)
+    assert [piece for task in clip_encode.tasks(pool[0]) for piece in task] == pieces
+    assert all(sum(piece.rows for piece in task) < 2 * 4 for task in clip_encode.tasks(pool[0]))
 
 
 def test_threads_of_torch_change_no_score_and_are_left_as_they_were(

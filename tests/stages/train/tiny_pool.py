@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
-from pipeline.artifact import Artifact, ArtifactWriter, FileEntry
+from pipeline.artifact import Artifact, ArtifactWriter, FileEntry, sha256_file
 from pipeline.schema import ORDER, POOL
 from pipeline.stage import StageResult
 from pipeline.storage import Storage
@@ -64,6 +64,7 @@ def make_pool(
         "shard": pa.array(range(len(counts)), pa.uint32()),
         "path": [f"{shard:08d}.tar" for shard in range(len(counts))],
         "bytes": pa.array([(pool_path / f"{s:08d}.tar").stat().st_size for s in range(len(counts))], pa.uint64()),
+        "sha256": [sha256_file(pool_path / f"{shard:08d}.tar") for shard in range(len(counts))],
         "seen": pa.array(counts, pa.uint32()),
         "usable": pa.array(counts, pa.uint32()),
     }
