@@ -51,6 +51,11 @@ class RunConfig(Config):
     """Folder or s3:// prefix of the run: subset, shards, evaluation, report."""
     store: str | None = placement(None, min_length=1)
     """Where intermediate artifacts lie; `<output>/store` by default. May be shared between runs."""
+    grow_from: str | None = placement(None, min_length=1)
+    """Train no more on a pool that grew: take training and reference of an earlier run, and score new samples by them.
+
+    `latest`, the last finished run of the series (with `--dated`; the first one trains), or the output of a run that
+    has the same `store`. Scores differ from those that a training on the whole pool would give."""
     pool: PoolConfig
     """The image-text pool to curate."""
     reference: ReferenceConfig

@@ -17,11 +17,12 @@ from pipeline.engine import Engine
 from pipeline.errors import GradsieveError, RunError, UserError
 from pipeline.gc import STORE_NAME
 from pipeline.graph import Graph, Place, is_replacing, upto
+from pipeline.growth import TAKEN, find_earlier, grown_nodes
 from pipeline.heartbeat import heartbeat
 from pipeline.lease import held
 from pipeline.meter import LimitReachedError, Meter
 from pipeline.nodes import assemble
-from pipeline.plan import check_limits, make_plan, plan_table, plan_totals
+from pipeline.plan import check_limits, make_plan, note_entries, plan_table, plan_totals
 from pipeline.progress import Reporter
 from pipeline.run_log import logged
 from pipeline.run_record import RunRecord, failure_to_write_told, used_before
@@ -72,15 +73,30 @@ class Curation:
         return cls(load_config(RunConfig, text, overrides, where), reporter, dated=dated)
 
     def graph(self, until: str | None = None) -> Graph:
-        """The graph up to a stage's label, or whole."""
-        return Graph(upto(self.nodes, until) if until else self.nodes, self.place, self.config.seed)
+        """The graph up to a stage's label, or whole.
+
+        Raises:
+            UserError: the configuration cannot work, or does not fit the run that it grows from.
+        """
+        seed = self.config.seed
+        plain = Graph(upto(self.nodes, until) if until else self.nodes, self.place, seed)
+        if self.config.grow_from is None or not any(node.label in TAKEN for node in plain.nodes):
+            return plain
+        earlier = find_earlier(self.config.grow_from, self.place.output, self.series, self.place.storage)
+        if earlier is None:
+            self.reporter.say("grow_from: no run of the series has a training yet, so this one trains")
+            return plain
+        whole = Graph(self.nodes, self.place, seed, plain.listings)
+        nodes = grown_nodes(whole, earlier, self.config.model_dump(mode="json"))
+        self.reporter.say(f"grow_from: training and reference of {earlier.run} are taken")
+        return Graph(upto(nodes, until) if until else nodes, self.place, seed, plain.listings)
 
     def plan(self, until: str | None = None) -> tuple[Table, str]:
         """What would run, stage by stage, and what it would cost in all."""
         graph = self.graph(until)
         self._warn()
         rates = self.config.plan.rates
-        lines = make_plan(graph, graph.done(tolerate_missing=True), rates)
+        lines = note_entries(make_plan(graph, graph.done(tolerate_missing=True), rates), graph)
         return plan_table(lines, rates), plan_totals(lines, rates)
 
     def run(self, until: str | None = None, *, wait: bool = False) -> list[str]:

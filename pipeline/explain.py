@@ -29,7 +29,7 @@ def explain_view(artifacts: Mapping[str, Artifact], uid: str) -> RenderableType:
     found = import_module(_READER).explain(artifacts, uid)
     parts: list[RenderableType] = [_heading(found), _facts(found)]
     if found.scores:
-        parts += ["", _scores(found.scores)]
+        parts += ["", _scores(found.scores), *_passes(found.scores)]
     if found.votes:
         parts += ["", _votes(found.votes)]
     return Group(*parts)
@@ -87,6 +87,15 @@ def _scores(scores: Any) -> Table:
     for row in zip(*shown.values(), strict=True):
         table.add_row(*map(Text, row))
     return table
+
+
+def _passes(scores: Any) -> list[Text]:
+    """Which scores of a pool that grew come from where."""
+    return [
+        Text(f"{score.selector}, visit {score.visit}: by {score.made_by}", style="dim")
+        for score in scores
+        if score.made_by is not None
+    ]
 
 
 def _optional(value: float | None, form: str) -> str:

@@ -3,8 +3,9 @@
 A series is a folder of runs that share a store, as `gradsieve run --dated` makes them. Nothing is deleted on a guess: a
 record that cannot be read, or a run that is at work, stops it before the first deletion.
 
-Of entries (`pipeline.reuse`) those stay that a manifest of a kept run lists; all of them while a kept run has a stage
-that is not finished, as nobody can tell which of them that will use.
+Of entries (`pipeline.reuse`) those stay that a manifest of a kept run lists, but for artifacts that it took from an
+earlier run, which need none; all of them while a kept run has a stage that is not finished, as nobody can tell which of
+them that will use.
 """
 
 import os
@@ -37,7 +38,7 @@ class RunAt:
     roots: frozenset[str]
     """Folders of its artifacts, those under way included."""
     manifests: frozenset[str]
-    """Of its finished artifacts."""
+    """Of its finished artifacts, but for those that it took from an earlier run."""
     is_whole: bool
     """Whether every stage that was begun is finished."""
 
@@ -82,7 +83,7 @@ def judge(series: str, storage: Storage, *, keep: int) -> Verdict:
         RunError: a record is damaged; nothing can be said of what it refers to.
     """
     files = storage.list(series, hidden=True)
-    runs = sorted(_runs(series, files, storage), key=lambda run: (run.started, run.output), reverse=True)
+    runs = sorted(runs_of(series, files, storage), key=lambda run: (run.started, run.output), reverse=True)
     if not runs:
         raise UserError(
             "no runs here", where=series, expected="a folder of runs", next_step="gradsieve run CONFIG --dated"
@@ -192,7 +193,12 @@ def _turn(file: Stat) -> tuple[int, str]:
     return (0 if is_manifest else 2 if name == RECORD_NAME else 1, file.uri)
 
 
-def _runs(series: str, files: Sequence[Stat], storage: Storage) -> Iterator[RunAt]:
+def runs_of(series: str, files: Sequence[Stat], storage: Storage) -> Iterator[RunAt]:
+    """The runs of a series, in no order that matters, from a listing of all that lies in it.
+
+    Raises:
+        RunError: a record is damaged.
+    """
     for file in files:
         folder, _, name = file.uri.rpartition("/")
         if name == RECORD_NAME and folder != series and "/" not in relative(series, folder):
@@ -204,6 +210,6 @@ def _runs(series: str, files: Sequence[Stat], storage: Storage) -> Iterator[RunA
                 str(record["state"]),
                 str(record["started"]),
                 frozenset(resolve(folder, entry["root"]) for entry in begun),
-                frozenset(resolve(folder, entry["manifest"]) for entry in finished),
+                frozenset(resolve(folder, entry["manifest"]) for entry in finished if "from" not in entry),
                 len(finished) == len(begun),
             )

@@ -22,6 +22,17 @@ MANIFESTS = "manifests"
 
 
 @dataclass(frozen=True)
+class Adopted:
+    """An artifact of an earlier run that is taken as it is."""
+
+    run: str
+    """Output of that run."""
+    artifact: str
+    """Name under which it was made."""
+    fingerprint: str
+
+
+@dataclass(frozen=True)
 class Node:
     """One stage in its place: what makes an artifact of this name, from which others."""
 
@@ -40,6 +51,8 @@ class Node:
     """Whether the run's seed is part of its identity."""
     deliverable: bool = False
     """Whether it lies at `<output>/<name>` under fixed names instead of in the store."""
+    adopted: Adopted | None = None
+    """Taken from an earlier run in the same store instead of being made; such a node has no inputs."""
 
     def build(self) -> Stage[Config]:
         """Import the class and construct the stage."""
@@ -61,7 +74,7 @@ class Place:
         """Folder of a node's artifact."""
         if node.deliverable:
             return join(self.output, node.name)
-        return join(self.store, node.name, fingerprint[:16])
+        return join(self.store, node.adopted.artifact if node.adopted else node.name, fingerprint[:16])
 
     def manifest_uri(self, node: Node, fingerprint: str) -> str:
         """Where the manifest of a node's artifact lies."""
@@ -97,8 +110,20 @@ def is_replacing(manifest: bytes) -> bool:
 class Graph:
     """Nodes in an order in which they can run, with their stages."""
 
-    def __init__(self, nodes: Sequence[Node], place: Place, seed: int) -> None:
+    def __init__(
+        self,
+        nodes: Sequence[Node],
+        place: Place,
+        seed: int,
+        listings: dict[tuple[str, str], ExternalFiles] | None = None,
+    ) -> None:
         """Build every stage and check that neighbours fit.
+
+        Args:
+            nodes: in an order in which they can run.
+            place: where their artifacts lie.
+            seed: of the run.
+            listings: of external inputs, where another graph has listed them already.
 
         Raises:
             UserError: a stage needs columns that its input does not give.
@@ -107,7 +132,7 @@ class Graph:
         self.place = place
         self.seed = seed
         self.stages = {node.name: node.build() for node in nodes}
-        self._listings: dict[tuple[str, str], ExternalFiles] = {}
+        self.listings = listings if listings is not None else {}
         self._check_adjacency()
 
     def external(self, node: Node) -> dict[str, ExternalFiles]:
@@ -118,16 +143,25 @@ class Graph:
         Raises:
             UserError: one of them is not there.
         """
+        if node.adopted is not None:
+            return {}
         return {role: self._listed(declared) for role, declared in self.stages[node.name].external().items()}
 
     def _listed(self, declared: External) -> ExternalFiles:
         place = (absolute(declared.uri), declared.suffix)
-        if place not in self._listings:
-            self._listings[place] = list_external(declared, self.place.storage)
-        return self._listings[place]
+        if place not in self.listings:
+            self.listings[place] = list_external(declared, self.place.storage)
+        return self.listings[place]
 
     def fingerprint(self, node: Node, inputs: Mapping[str, Artifact], external: Mapping[str, ExternalFiles]) -> str:
         """Digest of literal config, content of inputs, version: equal fingerprints, equal results."""
+        if node.adopted is not None:
+            return node.adopted.fingerprint
+        contents = {role: artifact.manifest.content for role, artifact in inputs.items()}
+        return self.fingerprint_over(node, contents, external)
+
+    def fingerprint_over(self, node: Node, contents: Mapping[str, str], external: Mapping[str, ExternalFiles]) -> str:
+        """The same, from content digests of the inputs by role."""
         stage = self.stages[node.name]
         declared = stage.external()
         identity = {
@@ -136,7 +170,7 @@ class Graph:
             "name": node.name,
             "config": node.config.identity(),
             "seed": self.seed if node.seeded else None,
-            "inputs": {role: artifact.manifest.content for role, artifact in inputs.items()},
+            "inputs": dict(contents),
             "external": {role: _listing(files) for role, files in external.items() if declared[role].identity},
         }
         return sha256_hex(canonical_json(identity))

@@ -1,16 +1,17 @@
 """What a run would do and cost, foretold from sizes alone; spends nothing."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from pipeline.artifact import Artifact
+from pipeline.artifact import MANIFEST_NAME, Artifact
 from pipeline.errors import UserError
 from pipeline.graph import Graph
 from pipeline.limits import LimitsConfig
 from pipeline.rates import RatesConfig
+from pipeline.reuse import Entries
 from pipeline.stage import Size, StagePlan
 
 
@@ -47,12 +48,35 @@ def make_plan(graph: Graph, done: Mapping[str, Artifact], rates: RatesConfig) ->
     sizes: dict[str, Size] = {}
     lines = []
     for node in graph.nodes:
-        inputs = {role: sizes[source] for role, source in node.inputs.items()}
-        plan = graph.stages[node.name].plan(inputs, rates.model_dump())
         artifact = done.get(node.name)
+        if node.adopted is not None:
+            size = size_of(artifact) if artifact is not None else Size(0, 0)
+            plan = StagePlan(size, partitions=0, note=f"taken from {node.adopted.run}")
+        else:
+            inputs = {role: sizes[source] for role, source in node.inputs.items()}
+            plan = graph.stages[node.name].plan(inputs, rates.model_dump())
         sizes[node.name] = size_of(artifact) if artifact is not None else plan.output
         lines.append(PlannedNode(node.name, artifact is not None, plan))
     return lines
+
+
+def note_entries(lines: list[PlannedNode], graph: Graph) -> list[PlannedNode]:
+    """Say beside stages that will run how many results of single tasks earlier runs left for them.
+
+    Which of them fit is known once a task looks; the plan counts as if there were none.
+    """
+    place = graph.place
+    noted = []
+    for line in lines:
+        kinds = () if line.done else graph.stages[line.name].keeps
+        roots = [Entries.of(place.store, kind, place.storage).root for kind in kinds]
+        found = sum(len(place.storage.list(root, suffix=MANIFEST_NAME)) for root in roots)
+        if found:
+            text = f"at most: {found:,} results of earlier tasks are reused where they fit"
+            note = "; ".join(filter(None, [line.plan.note, text]))
+            line = replace(line, plan=replace(line.plan, note=note))
+        noted.append(line)
+    return noted
 
 
 def check_limits(lines: list[PlannedNode], limits: LimitsConfig, rates: RatesConfig) -> None:

@@ -71,9 +71,25 @@ class RunRecord:
         self.body["stages"].setdefault(name, {})["root"] = self._portable(root)
         self.stage(name, "running")
 
-    def stage(self, name: str, state: str, artifact: Artifact | None = None, manifest_uri: str | None = None) -> None:
-        """Note a change of one stage and write the record."""
-        entry: dict[str, Any] = {"state": state, "since": now()}
+    def stage(
+        self,
+        name: str,
+        state: str,
+        artifact: Artifact | None = None,
+        manifest_uri: str | None = None,
+        made_by: Mapping[str, str] | None = None,
+    ) -> None:
+        """Note a change of one stage and write the record.
+
+        Args:
+            name: of the stage's node.
+            state: what it is in.
+            artifact: what it made, once there is one.
+            manifest_uri: of the artifact.
+            made_by: of an artifact that an earlier run made and this one takes: `from`, the run, and `artifact`, the
+                name that it has there.
+        """
+        entry: dict[str, Any] = {"state": state, "since": now(), **(made_by or {})}
         if artifact is not None and manifest_uri is not None:
             entry["root"] = self._portable(artifact.root)
             entry["manifest"] = self._portable(manifest_uri)

@@ -58,8 +58,15 @@ class Runner:
             uri = self._place.manifest_uri(node, fingerprint)
             artifact = self._place.find(node, fingerprint)
             if artifact is not None:
-                record.stage(node.name, "reused", artifact, uri)
+                record.stage(node.name, "reused", artifact, uri, made_by=_earlier_run(node))
                 self._tell(node, "reused", artifact)
+            elif node.adopted is not None:
+                raise RunError(
+                    "an artifact of an earlier run, which this one takes, is not there any longer",
+                    where=uri,
+                    expected=f"{node.adopted.artifact} of {node.adopted.run}",
+                    next_step="run again; without `grow_from` all is made anew",
+                )
             else:
                 self._engine.meter.check(f"{node.name}, which has not begun")
                 record.begin(node.name, self._place.root(node, fingerprint))
@@ -248,6 +255,11 @@ def _manifest(
         },
         entries=tuple(sorted(set(result.entries))),
     )
+
+
+def _earlier_run(node: Node) -> dict[str, str]:
+    """For the record: of what run an artifact is, and under what name."""
+    return {} if node.adopted is None else {"from": node.adopted.run, "artifact": node.adopted.artifact}
 
 
 def _show_rows(stage: str, counts: Counts) -> None:

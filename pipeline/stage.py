@@ -109,12 +109,15 @@ class Stage(ABC, Generic[ConfigT]):
     takes: ClassVar[Mapping[str, Schema]]
     """Role -> columns it reads; a role `scores` stands for every input `scores/<name>`."""
     gives: ClassVar[Schema]
-    keeps: ClassVar[tuple[str, ...]] = ()
-    """Kinds of entries that its tasks look up and leave in the store, see `pipeline.reuse`."""
 
     def __init__(self, config: ConfigT) -> None:
         """Keep the stage's own config block; nothing is read yet."""
         self.config = config
+
+    @property
+    def keeps(self) -> tuple[str, ...]:
+        """Kinds of entries that its tasks look up and leave in the store, see `pipeline.reuse`."""
+        return ()
 
     def external(self) -> Mapping[str, External]:
         """Inputs from outside the run, by role."""

@@ -41,7 +41,11 @@ class PoolStage(Stage[PoolConfig]):
     version = 3
     takes: ClassVar[Mapping[str, Schema]] = {}
     gives = POOL
-    keeps: ClassVar[tuple[str, ...]] = (SHARDS, METADATA)
+
+    @property
+    def keeps(self) -> tuple[str, ...]:
+        """What was read of shards and of metadata."""
+        return (SHARDS, METADATA)
 
     def external(self) -> Mapping[str, External]:
         """Shards, and metadata if there is any."""

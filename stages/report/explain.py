@@ -43,6 +43,8 @@ class Score:
     """Share of the pool's scores of that visit below it, ties counted half."""
     weight: float | None
     loss: float | None
+    made_by: str | None = None
+    """The pass that gave it, where the table comes from several: an earlier run's training, or score passes by it."""
 
 
 @dataclass(frozen=True)
@@ -184,7 +186,19 @@ def _scores(artifact: Artifact, selector: str, hi: np.uint64, lo: np.uint64) -> 
     for place, row in enumerate(own):
         percentile = float((below[place] + ties[place] / 2) / total[place])
         optional = {name: row.get(name) for name in ("rank", "weight", "loss")}
-        yield Score(selector, row["visit"], row["score"], row["step"], percentile=percentile, **optional)
+        made_by = _pass_of(artifact, row["step"])
+        yield Score(
+            selector, row["visit"], row["score"], row["step"], percentile=percentile, made_by=made_by, **optional
+        )
+
+
+def _pass_of(artifact: Artifact, step: int) -> str | None:
+    """What gave a score of a pool that grew."""
+    passes = [each for each in artifact.summary.get("passes", ()) if each["first_step"] <= step]
+    if not passes:
+        return None
+    kind = "a pass with stored weights" if passes[-1]["method"] == "score" else "training"
+    return f"{kind}, {passes[-1]['training']}"
 
 
 def _output_shard(artifacts: Mapping[str, Artifact], shard: int, offset: int) -> str | None:

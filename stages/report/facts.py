@@ -86,6 +86,7 @@ def _scores(inputs: Mapping[str, Artifact], tally: Tally) -> dict[str, Any]:
                 "scored": bins.total,
                 "rows": summary["rows"],
                 "visits": summary["visits"],
+                "passes": summary.get("passes"),
                 "by_visit": [tally.values[name, visit].total for visit in range(summary["visits"])],
             }
     main = selectors.get(MIMIC) or max(selectors.values(), key=lambda entry: entry["coverage"], default=None)

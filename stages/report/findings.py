@@ -16,7 +16,7 @@ def findings(summary: Mapping[str, Any]) -> list[str]:
     """
     return [
         _flow(summary),
-        _scores(summary),
+        _scores(summary) + _grown(summary),
         _reference(summary),
         _label_model(summary),
         evaluation_line(summary["evaluation"]),
@@ -53,6 +53,15 @@ def _scores(summary: Mapping[str, Any]) -> str:
     if kept is not None and pool is not None:
         text += f". Clean samples: {kept:.1%} of the kept ones against {pool:.1%} of the pool ({_points(kept - pool)})"
     return text + "."
+
+
+def _grown(summary: Mapping[str, Any]) -> str:
+    """What was not trained on, where the training is an earlier run's."""
+    passes = summary["scores"]["by_selector"].get("mimic", {}).get("passes")
+    if not passes:
+        return ""
+    rows = sum(each["rows"] for each in passes[1:])
+    return f" Training is that of an earlier run; {rows:,} samples that came later were scored by its model alone."
 
 
 def _ranking(areas: Mapping[str, float]) -> str:

@@ -54,8 +54,12 @@ class ClipScoreSelector(SelectorStage[ClipScoreConfig]):
     """One score for each sample; from metadata, none where the column is null."""
 
     takes: ClassVar[Mapping[str, Schema]] = {"pool": POOL, "reference": MODEL}
-    keeps: ClassVar[tuple[str, ...]] = (CLIP_SCORES,)
     version: ClassVar[int] = 2
+
+    @property
+    def keeps(self) -> tuple[str, ...]:
+        """What the reference gave for a stretch of a shard."""
+        return (CLIP_SCORES,) if self.config.model is not None else ()
 
     def metadata_types(self) -> Mapping[str, TypeTest]:
         """The column, if the score is one."""

@@ -152,6 +152,12 @@ class TrainConfig(Config):
         assert self.num_workers % world_size == 0
         return self.model_copy(update={"accumulation": self.accumulation * self.num_workers // world_size})
 
+    def as_score_pass(self) -> "TrainConfig":
+        """One pass with frozen weights in the same batches, over samples that come later."""
+        values = {name: getattr(self, name) for name in type(self).model_fields}
+        once = {"method": "score", "epochs": 1, "samples_seen": None, "sampling": "without_replacement"}
+        return TrainConfig(**{**values, **once})
+
     @property
     def world_sizes(self) -> list[int]:
         """Numbers of ranks that may train, largest first; each divides `num_workers`, so that lanes stay whole."""

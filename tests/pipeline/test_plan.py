@@ -1,23 +1,36 @@
 """The plan: what it costs, what it shows, what it refuses, and the four scales of DataComp."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from rich.console import Console
 
+from pipeline.artifact import Counts, Manifest
 from pipeline.curation import Curation
 from pipeline.errors import UserError
-from pipeline.graph import Graph, Node, Place
+from pipeline.graph import Adopted, Graph, Node, Place
 from pipeline.limits import LimitsConfig
-from pipeline.plan import PlannedNode, check_limits, human_bytes, human_count, make_plan, plan_table, plan_totals
+from pipeline.plan import (
+    PlannedNode,
+    check_limits,
+    human_bytes,
+    human_count,
+    make_plan,
+    note_entries,
+    plan_table,
+    plan_totals,
+)
 from pipeline.prices import prices
 from pipeline.progress import Reporter
 from pipeline.rates import RatesConfig
+from pipeline.reuse import Entries
 from pipeline.stage import Size, StagePlan
 from pipeline.storage import Storage
 from pipeline.traffic import Traffic
 from tests.pipeline.shipped import SHIPPED
 from tests.pipeline.test_runner import EVEN, NUMBERS, _run
+from tests.pipeline.toy_stages import NumbersConfig, SquaresConfig
 
 FREE = dict.fromkeys(prices(), 0.0) | {"seconds_per_request": 0.0, "seconds_per_task": 0.0}
 SCALES = {"small": 12_800_000, "medium": 128_000_000, "large": 1_280_000_000, "xlarge": 12_800_000_000}
@@ -124,3 +137,35 @@ def test_size_of_a_finished_artifact_tells_its_buckets(tmp_path: Path) -> None:
     node = Node("numbers", "numbers", "tests.pipeline.toy_stages:Numbers", NUMBERS.config)
     lines = make_plan(Graph([node], Place(str(tmp_path), str(tmp_path), Storage()), 0), {}, RatesConfig())
     assert lines[0].plan.output.buckets is None
+
+
+def _squares(tmp_path: Path, count: int) -> Graph:
+    nodes = (
+        Node("numbers", "numbers", "tests.pipeline.toy_stages:Numbers", NumbersConfig(count=count)),
+        Node("squares", "squares", "tests.pipeline.toy_stages:Squares", SquaresConfig(), {"numbers": "numbers"}),
+    )
+    return Graph(nodes, Place(str(tmp_path / "out"), str(tmp_path / "store"), Storage()), seed=0)
+
+
+def test_results_of_earlier_tasks_are_told_beside_stages_that_will_run(tmp_path: Path) -> None:
+    def notes(graph: Graph) -> list[str]:
+        lines = note_entries(make_plan(graph, graph.done(), RatesConfig()), graph)
+        return [line.plan.note for line in lines]
+
+    assert notes(_squares(tmp_path, 3)) == ["", ""]
+    entries = Entries.of(str(tmp_path / "store"), "squares", Storage())
+    for number in range(2):
+        entries.commit(entries.key(number), [], {})
+    assert notes(_squares(tmp_path, 3)) == ["", "at most: 2 results of earlier tasks are reused where they fit"]
+
+
+def test_artifact_that_is_taken_costs_nothing_and_names_its_run(tmp_path: Path) -> None:
+    graph = _squares(tmp_path, 3)
+    root = tmp_path / "store/numbers" / ("f" * 16)
+    manifest = Manifest("numbers", "f" * 64, {}, (), {}, Counts(7, 7))
+    Storage().put(f"{root}/manifest.json", manifest.to_json())
+    taken = replace(graph.nodes[0], adopted=Adopted("/runs/earlier", "numbers", "f" * 64))
+    grown = Graph([taken, graph.nodes[1]], graph.place, seed=0)
+    numbers, squares = make_plan(grown, grown.done(), RatesConfig())
+    assert (numbers.done, numbers.plan.note, numbers.usd(RatesConfig())) == (True, "taken from /runs/earlier", 0.0)
+    assert squares.plan.output.rows == 7

@@ -8,13 +8,14 @@ import pytest
 from pipeline.artifact import Artifact, Manifest
 from pipeline.engine import ClusterConfig, Engine
 from pipeline.errors import RunError, UserError
-from pipeline.graph import Graph, Node, Place, is_replacing, list_external, upto
+from pipeline.graph import Adopted, Graph, Node, Place, is_replacing, list_external, upto
 from pipeline.meter import Budget, LimitReachedError, Meter, Usage
 from pipeline.progress import Reporter
 from pipeline.run_record import RunRecord, open_artifacts, read_record
 from pipeline.runner import Runner, check_end_to_end
 from pipeline.stage import External
 from pipeline.storage import ScopeError, Storage
+from pipeline.verify import verify
 from tests.counted_store import counted
 from tests.pipeline import toy_stages
 from tests.pipeline.toy_stages import EvenConfig, NumbersConfig, SquaresConfig
@@ -134,6 +135,29 @@ def test_stage_over_grown_input_does_only_the_tasks_of_what_is_new(tmp_path: Pat
     assert len(grown.manifest.entries) == 5
     for name in grown.manifest.entries:
         assert (tmp_path / "out/store" / name / "manifest.json").exists()
+
+
+def _adopting(earlier: Artifact) -> Node:
+    adopted = Adopted("/runs/earlier", "numbers", earlier.manifest.fingerprint)
+    return replace(NUMBERS, name="before", config=NumbersConfig(count=3), adopted=adopted)
+
+
+def test_artifact_of_an_earlier_run_is_taken_as_it_is_and_its_run_is_on_record(tmp_path: Path) -> None:
+    earlier = _run(tmp_path, NUMBERS)["numbers"]
+    found = _run(tmp_path, _adopting(earlier), replace(EVEN, inputs={"numbers": "before"}))
+    assert toy_stages.CALLS == ["numbers", "even"]
+    assert (found["before"].root, found["even"].summary["kept"]) == (earlier.root, 5)
+    entry = read_record(str(tmp_path / "out"), Storage())["stages"]["before"]
+    assert (entry["state"], entry["from"], entry["artifact"]) == ("reused", "/runs/earlier", "numbers")
+    assert verify(str(tmp_path / "out"), Storage(), Reporter()).differences == []
+
+
+def test_artifact_of_an_earlier_run_that_is_gone_is_an_error_that_names_the_run(tmp_path: Path) -> None:
+    earlier = _run(tmp_path, NUMBERS)["numbers"]
+    (Path(earlier.root) / "manifest.json").unlink()
+    with pytest.raises(RunError, match="not there any longer") as raised:
+        _run(tmp_path, _adopting(earlier))
+    assert "numbers of /runs/earlier" in str(raised.value)
 
 
 def test_stage_cannot_read_entries_of_a_kind_that_it_does_not_keep(tmp_path: Path) -> None:

@@ -104,7 +104,10 @@ class Squares(Stage[SquaresConfig]):
 
     takes: ClassVar[Mapping[str, Schema]] = {"numbers": Schema({"n": pa.int64()})}
     gives = Schema()
-    keeps: ClassVar[tuple[str, ...]] = ("squares",)
+
+    @property
+    def keeps(self) -> tuple[str, ...]:
+        return ("squares",)
 
     def plan(self, inputs: Mapping[str, Size], rates: Mapping[str, float]) -> StagePlan:
         return StagePlan(inputs["numbers"])

@@ -148,3 +148,15 @@ def test_findings_module_imports_nothing_heavy():
     code = "import sys, stages.report.findings; print({'torch', 'ray', 'polars', 'plotly'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
+
+
+def test_training_of_an_earlier_run_is_told_with_what_it_never_saw() -> None:
+    passes = [{"method": "mimic", "rows": 900}, {"method": "score", "rows": 70}, {"method": "score", "rows": 30}]
+    mimic = {**SUMMARY["scores"]["by_selector"].get("mimic", {}), "passes": passes}
+    scores = {**SUMMARY["scores"], "by_selector": {**SUMMARY["scores"]["by_selector"], "mimic": mimic}}
+    told = findings({**SUMMARY, "scores": scores})
+    assert len(told) == 5
+    assert told[1].endswith(
+        "Training is that of an earlier run; 100 samples that came later were scored by its model alone."
+    )
+    assert not findings(SUMMARY)[1].endswith("alone.")
