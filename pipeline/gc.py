@@ -51,6 +51,11 @@ class Doomed:
     files: list[Stat] = field(default_factory=list)
 
     @property
+    def is_entry(self) -> bool:
+        """Whether it holds the result of a single task."""
+        return f"/{STORE_NAME}/{ENTRIES}/" in self.root
+
+    @property
     def num_bytes(self) -> int:
         """Of all its files."""
         return sum(file.bytes for file in self.files)
@@ -158,8 +163,11 @@ def collect(
                 for file in sorted(doomed.files, key=_turn):
                     storage.delete(file.uri)
                     bar.advance()
+    for doomed in verdict.runs:  # where alone there were leases
+        storage.delete(join(doomed.root, LEASE_NAME))
+        storage.delete(join(doomed.root, LOCK_NAME))
     for doomed in verdict.doomed:
-        _clear(doomed.root, storage)
+        _remove_empty(doomed.root)
     return verdict
 
 
@@ -176,10 +184,8 @@ def _told_of_gc(series: str) -> Iterator[None]:
         ) from None
 
 
-def _clear(root: str, storage: Storage) -> None:
-    """What a lease left in a folder, and local folders that are empty now."""
-    storage.delete(join(root, LEASE_NAME))
-    storage.delete(join(root, LOCK_NAME))
+def _remove_empty(root: str) -> None:
+    """Local folders that are empty now."""
     if not is_s3(root):
         for folder, _, _ in os.walk(root, topdown=False):
             with suppress(OSError):  # something was put there meanwhile: it stays

@@ -1,5 +1,6 @@
 """`gradsieve gc`: the one command that deletes."""
 
+from collections import defaultdict
 from typing import Annotated
 
 import typer
@@ -8,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from pipeline.cli.inspect import EndpointOption
-from pipeline.gc import Verdict, collect
+from pipeline.gc import Doomed, Verdict, collect
 from pipeline.plan import human_bytes
 from pipeline.progress import Reporter
 from pipeline.storage import Storage, StorageConfig, absolute
@@ -52,5 +53,13 @@ def _table(verdict: Verdict) -> Table:
     for run in verdict.kept:
         table.add_row(run.output, f"kept ({run.state})", "", "")
     for doomed in verdict.doomed:
-        table.add_row(doomed.root, "goes", f"{len(doomed.files):,}", human_bytes(doomed.num_bytes))
+        if not doomed.is_entry:
+            table.add_row(doomed.root, "goes", f"{len(doomed.files):,}", human_bytes(doomed.num_bytes))
+    entries: defaultdict[str, list[Doomed]] = defaultdict(list)
+    for doomed in verdict.doomed:
+        if doomed.is_entry:
+            entries[doomed.root.rpartition("/")[0]].append(doomed)
+    for kind, group in sorted(entries.items()):  # thousands, of which nobody wants to read each
+        files, size = sum(len(doomed.files) for doomed in group), sum(doomed.num_bytes for doomed in group)
+        table.add_row(f"{kind}: {len(group):,} entries", "go", f"{files:,}", human_bytes(size))
     return table

@@ -7,8 +7,10 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from typer.testing import CliRunner
 
 from pipeline import gc
+from pipeline.cli.app import app
 from pipeline.curation import dated_name
 from pipeline.engine import ClusterConfig, Engine
 from pipeline.errors import LockedError, RunError, UserError
@@ -124,6 +126,15 @@ def test_entries_that_a_kept_run_used_stay_and_the_others_go(tmp_path: Path) -> 
     _delete(tmp_path, keep=1)
     assert _squares(tmp_path) == {"0", "1", "4"}
     assert len(list((tmp_path / "store/entries/squares").iterdir())) == 3
+
+
+def test_entries_are_told_by_kind_and_number(tmp_path: Path) -> None:
+    _run(tmp_path, "1", count=5)
+    _run(tmp_path, "2", count=3)
+    shown = CliRunner().invoke(app, ["gc", str(tmp_path), "--keep", "1"], env={"COLUMNS": "200"})
+    assert shown.exit_code == 0, shown.output
+    assert "entries/squares: 2 entries" in "".join(shown.output.split("\n"))
+    assert shown.output.count("entries/squares") == 1
 
 
 def test_all_entries_stay_while_a_kept_run_has_a_stage_under_way(tmp_path: Path) -> None:
