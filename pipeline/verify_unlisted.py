@@ -1,7 +1,8 @@
 """What lies in a run's output and store and is listed by no manifest.
 
 Deliverables are read by tools that take all that is there, so a stray file in one is a difference. Elsewhere it is an
-orphan: left by a run that died, or put there by hand, and read by nobody.
+orphan: left by a run that died, or put there by hand, and read by nobody. What runs keep for one another in entries
+(`pipeline.reuse`) is private: no finished run needs it.
 """
 
 import re
@@ -12,6 +13,7 @@ from pipeline.artifact import MANIFEST_NAME, Artifact, Manifest
 from pipeline.errors import RunError
 from pipeline.graph import is_replacing
 from pipeline.lease import LEASE_NAME, LOCK_NAME
+from pipeline.reuse import FOLDER as ENTRIES
 from pipeline.run_log import FOLDER
 from pipeline.run_record import RECORD_NAME
 from pipeline.storage import Storage, join, relative
@@ -35,7 +37,7 @@ class Unlisted:
     """(deliverable, URI) of files in a deliverable's folder."""
     orphans: list[str] = field(default_factory=list)
     num_private: int = 0
-    """In the stages' own folders, such as checkpoints."""
+    """In the stages' own folders, such as checkpoints, and in entries."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,8 @@ class _Place:
     listed: frozenset[str] | None
     """Paths; None where the manifest cannot be read, and nobody can tell."""
     deliverable: bool
+    entry: bool = False
+    """Whether it is a result of a single task, kept for other runs."""
 
     def holds(self, uri: str) -> bool:
         return uri.startswith(self.root + "/")
@@ -54,6 +58,7 @@ class _Place:
     def sort(self, uri: str, found: Unlisted) -> None:
         path = relative(self.root, uri)
         if self.listed is None or path in self.listed:
+            found.num_private += self.entry
             return
         if path.startswith(PRIVATE_FOLDERS) and not self.deliverable:
             found.num_private += 1
@@ -131,14 +136,15 @@ class _Others:
         name = relative(self._output, root)
         try:
             data = self._storage.read_bytes(self._manifest_uri(name) if deliverable else join(root, MANIFEST_NAME))
-            listed = None if is_replacing(data) else _listed(Manifest.from_json(data, root), deliverable=deliverable)
+            manifest = None if is_replacing(data) else Manifest.from_json(data, root)
+            listed = None if manifest is None else _listed(manifest, deliverable=deliverable)
         except FileNotFoundError:
             if name in self._stages:
                 return _Place(name, root, None, deliverable)  # told as a difference already
             return None if deliverable else _Place(name, root, frozenset(), deliverable)
         except RunError:
             listed = None
-        return _Place(name, root, listed, deliverable)
+        return _Place(name, root, listed, deliverable, f"/{ENTRIES}/" in name)
 
     def _manifest_uri(self, name: str) -> str:
         return join(self._output, _MANIFESTS, f"{name}.json")

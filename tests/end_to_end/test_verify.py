@@ -71,7 +71,9 @@ def _lengthen(path: Path) -> None:
 
 
 def _manifests(copy: Path) -> list[Path]:
-    return [*copy.glob("store/**/manifest.json"), *copy.glob("manifests/*.json")]
+    """Of all artifacts; entries, which no finished run needs, are private."""
+    in_store = [path for path in copy.glob("store/**/manifest.json") if copy / "store/entries" not in path.parents]
+    return [*in_store, *copy.glob("manifests/*.json")]
 
 
 def _listed(copy: Path) -> list[Path]:

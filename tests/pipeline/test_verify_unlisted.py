@@ -101,9 +101,9 @@ def test_files_of_the_store_are_orphans_and_those_in_private_folders_are_counted
 
 def test_entries_of_the_store_are_no_orphans_but_what_a_dead_task_left_is(run: Run) -> None:
     run.make("entries/pool/shards", join(run.output, "store/entries/pool/shards", "3" * 16), "manifest.json")
-    assert run.found() == Unlisted()
+    assert run.found() == Unlisted(num_private=3), "two files and the manifest"
     (half,) = run.add(f"store/entries/pool/shards/{'4' * 16}/samples-0.run")
-    assert run.found().orphans == [half]
+    assert run.found() == Unlisted(orphans=[half], num_private=3)
 
 
 def test_artifacts_of_other_configurations_are_no_orphans_but_what_lies_beside_their_files_is(run: Run) -> None:
