@@ -1,6 +1,7 @@
 """Entries: found by exactly what decides their rows, never half, never damaged in silence."""
 
 import json
+import pickle
 from pathlib import Path
 
 import pyarrow as pa
@@ -11,8 +12,10 @@ from hypothesis import strategies as st
 from pipeline.artifact import ArtifactWriter
 from pipeline.errors import RunError
 from pipeline.reuse import Entries, chained_keys
-from pipeline.storage import AlreadyExistsError, Storage
+from pipeline.storage import AlreadyExistsError, Storage, StorageConfig
+from tests.servers.fixtures import Store, moto_store
 
+__all__ = ["moto_store"]
 KIND = "rows/of_a_kind"
 
 
@@ -143,3 +146,27 @@ def test_table_by_content_and_bytes_by_content_have_one_rule(tmp_path: Path) -> 
     writer = ArtifactWriter(str(tmp_path), Storage())
     table = writer.put_table_by_content("t", pa.table({"n": [1]}))
     assert writer.put_by_content("t", ".parquet", (tmp_path / table.path).read_bytes(), rows=1) == table
+
+
+def test_entries_in_a_bucket_are_found_made_again_and_first_of_two_stands(
+    moto_store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    moto_store.make_bucket("kept")
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "any")
+    storage = Storage(StorageConfig(endpoint_url=moto_store.endpoint))
+    entries = Entries.of("s3://kept/store", KIND, storage)
+    key = entries.key("x")
+    assert entries.find(key) is None
+    file = entries.writer(key).put_by_content("part", ".bin", b"rows")
+    assert entries.find(key) is None, "without a manifest"
+    made = entries.commit(key, [file], {"rows": 2})
+    other = entries.commit(key, [entries.writer(key).put_by_content("part", ".bin", b"other")], {"rows": 2})
+    found = pickle.loads(pickle.dumps(entries)).find(key)  # as a task on another machine has it
+    assert found is not None
+    assert made.manifest == other.manifest == found.manifest
+    assert found.read_bytes(file.path) == b"rows"
+    storage.delete(found.uri(file.path))
+    assert entries.find(key) is None
+    entries.commit(key, [entries.writer(key).put_by_content("part", ".bin", b"rows")], {"rows": 2})
+    assert entries.find(key) is not None
