@@ -21,11 +21,13 @@ from stages.train.board import BarProgress, BoardProgress, last_standing, progre
 from stages.train.checkpoint import CheckpointStore
 from stages.train.config import TrainConfig
 from stages.train.notice import Notice
-from stages.train.rank_errors import NodeTakenError, RankLostError, translated
+from stages.train.rank_errors import NodeTakenError, NoRoomError, RankLostError, translated
 from stages.train.spec import Standing, TrainSpec
 
 _ALL_SECONDS = 60.0
 """How long all ranks are waited for where fewer may train."""
+_SETTLE_SECONDS = 5.0
+"""Before ranks that did not start are started again: meanwhile Ray finds out which nodes are gone."""
 
 
 def launch(spec: TrainSpec, engine: Engine, reporter: Reporter) -> Standing | None:
@@ -50,8 +52,7 @@ def _launch(spec: TrainSpec, engine: Engine, reporter: Reporter) -> Standing | N
         if notice is Notice.RUN_ENDS:
             engine.meter.check(spec.name)
         return standing
-    patience = str(max(1.0, engine.config.wait_for_nodes_seconds))  # ranks may wait for nodes, or for other work to end
-    os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", patience)
+    os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", str(_placement_patience(spec, engine)))
     engine.ensure_ray()
     with time_to_save(engine.config.grace_seconds) as told:
         ending = _Ending(told, engine.meter)
@@ -76,13 +77,23 @@ def _fitted(spec: TrainSpec, engine: Engine, board: Any, ending: "_Ending", repo
             if losses > spec.config.max_retries:
                 raise _lost_too_often(spec, lost) from lost
             count("retries", what="ranks")
-            reporter.say(f"{spec.name}: a rank was lost ({lost}); {_going_on(spec)}")
+            if isinstance(lost, NoRoomError):
+                reporter.say(f"{spec.name}: ranks did not start ({lost}); {_going_on(spec)}")
+                ending.told.wait(_SETTLE_SECONDS)
+            else:
+                reporter.say(f"{spec.name}: a rank was lost ({lost}); {_going_on(spec)}")
         else:
             if notice is Notice.NONE:
                 return True
             if notice is Notice.NODE_LEAVES:
                 reporter.say(f"{spec.name}: a node is about to leave; {_going_on(spec)}")
     return False
+
+
+def _placement_patience(spec: TrainSpec, engine: Engine) -> float:
+    """Seconds that ranks may wait for nodes, or for other work on them to end, once there seems to be room."""
+    patience = max(1.0, engine.config.wait_for_nodes_seconds)
+    return min(patience, _ALL_SECONDS) if len(spec.config.world_sizes) > 1 else patience
 
 
 @dataclass(frozen=True)
@@ -197,7 +208,8 @@ def _fit(spec: TrainSpec, engine: Engine, board: Any, size: int) -> Notice:
     config = spec.config
     backend, bundle = "nccl" if config.use_gpu else "gloo", _rank_bundle(spec, engine)
     rank: Any = _rank
-    none: dict[str, Any] = {"max_failures": 0, "max_preemption_failures": 0}  # `launch` starts ranks again, and says so
+    # `launch` starts ranks again, on as many nodes as there are then, and says so.
+    none: dict[str, Any] = {"max_failures": 0, "max_preemption_failures": 0, "controller_failure_limit": 0}
     with tempfile.TemporaryDirectory(prefix="gradsieve-train-") as scratch:
         trainer = TorchTrainer(
             rank,

@@ -11,9 +11,16 @@ Value = TypeVar("Value")
 _BROKEN_CONNECTION = ("gloo/transport/", "Connection closed by peer", "Connection reset by peer", "ncclRemoteError")
 """What gloo and NCCL say in a rank whose peer is gone; they have no class of error for it."""
 
+_NOT_STARTED = ("WorkerGroupStartupTimeoutError", "WorkerGroupStartupFailedError", "InsufficientClusterResourcesError")
+"""Ray Train's errors before any rank ran; their classes are not public."""
+
 
 class RankLostError(Exception):
     """A process died, or its node; nothing in its code was wrong."""
+
+
+class NoRoomError(RankLostError):
+    """Ranks were not placed or did not come up: a node that was counted on is gone, or others are at work on it."""
 
 
 class NodeTakenError(RankLostError):
@@ -35,6 +42,9 @@ def translated(fit: Callable[[], Value], spec: TrainSpec) -> Value:
         taken = next((cause for cause in causes if _is_preemption(cause)), None)
         if taken is not None:
             raise NodeTakenError(_first_line(taken)) from failed
+        missed = next((cause for cause in causes if type(cause).__name__ in _NOT_STARTED), None)
+        if missed is not None:
+            raise NoRoomError(_first_line(missed).partition(". ")[0]) from failed  # advice follows, of other settings
         died = next((cause for cause in causes if isinstance(cause, RayError) or _is_loss(type(cause).__name__)), None)
         if died is None and all(map(_is_broken_connection, causes)):
             died = causes[0]  # the rank that died is not known to be dead yet

@@ -3,7 +3,9 @@
 import io
 import os
 import signal
+import time
 from contextlib import nullcontext
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -16,7 +18,7 @@ from pipeline.termination import Terminated, end_at_sigterm
 from stages.train import launch
 from stages.train.checkpoint import CheckpointStore
 from stages.train.notice import Notice
-from stages.train.rank_errors import NodeTakenError, RankLostError
+from stages.train.rank_errors import NodeTakenError, NoRoomError, RankLostError
 from stages.train.spec import TrainSpec
 from tests.stages.train.test_rank_errors import spec
 
@@ -70,6 +72,27 @@ def test_nodes_that_leave_are_no_losses(spec: TrainSpec, monkeypatch: pytest.Mon
     assert attempts == 7
     assert "training/mimic: a node is about to leave; starting again on the nodes that there are, from step 7" in told
     assert "training/mimic: a node was taken away (preempted ranks 1); starting again" in told
+
+
+def test_ranks_that_did_not_start_are_started_again_after_a_while_as_often_as_lost_ones(
+    spec: TrainSpec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(launch, "_SETTLE_SECONDS", 0.2)
+    missed = NoRoomError("timed out waiting for 2 workers")
+    begun = time.monotonic()
+    attempts, told = launched(monkeypatch, spec, [missed, LOST, Notice.NONE])
+    assert attempts == 3
+    assert time.monotonic() - begun >= 0.2
+    assert "training/mimic: ranks did not start (timed out waiting for 2 workers); starting again" in told
+    with pytest.raises(RunError, match="at most 2 losses"):
+        launched(monkeypatch, spec, [missed] * 3)
+
+
+def test_placement_is_waited_for_as_long_as_nodes_are_and_not_long_where_fewer_ranks_may_train(spec: TrainSpec) -> None:
+    engine = Engine(ClusterConfig(wait_for_nodes_seconds=900.0), Reporter())
+    assert launch._placement_patience(spec, engine) == 900.0
+    elastic = replace(spec, config=spec.config.model_copy(update={"min_workers": 1}))
+    assert launch._placement_patience(elastic, engine) == 60.0
 
 
 @pytest.mark.parametrize("last", [Notice.RUN_ENDS, LOST, Notice.NODE_LEAVES])

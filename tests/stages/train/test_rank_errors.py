@@ -5,11 +5,16 @@ from pathlib import Path
 import pytest
 from ray.exceptions import ActorDiedError, NodeDiedError, RayActorError
 from ray.train import ControllerError, WorkerGroupError
+from ray.train.v2._internal.exceptions import (
+    InsufficientClusterResourcesError,
+    WorkerGroupStartupFailedError,
+    WorkerGroupStartupTimeoutError,
+)
 from ray.train.v2.api.exceptions import PreemptionError
 from ray.train.v2.api.preemption import PreemptionInfo
 
 from pipeline.errors import RunError, UserError
-from stages.train.rank_errors import NodeTakenError, RankLostError, translated
+from stages.train.rank_errors import NodeTakenError, NoRoomError, RankLostError, translated
 from stages.train.spec import TrainSpec
 from stages.train.stage import loader_spec
 from tests.artifacts import context
@@ -53,6 +58,27 @@ def test_dead_process_or_node_is_a_lost_rank(spec: TrainSpec, lost: Exception) -
     with pytest.raises(RankLostError) as caught:
         fail(spec, WorkerGroupError("failed", {1: lost, 0: RuntimeError("connection closed by peer")}))
     assert not isinstance(caught.value, NodeTakenError)
+
+
+def _failed_to_start() -> Exception:
+    error = WorkerGroupStartupFailedError("At least one of the worker actors failed to initialize.")
+    error.__cause__ = ActorDiedError()
+    return error
+
+
+@pytest.mark.parametrize(
+    "missed",
+    [
+        WorkerGroupStartupTimeoutError(2),
+        _failed_to_start(),
+        InsufficientClusterResourcesError("Insufficient cluster resources to launch training workers.\nMore of it"),
+    ],
+)
+def test_ranks_that_did_not_start_are_told_apart_from_lost_ones(spec: TrainSpec, missed: Exception) -> None:
+    with pytest.raises(NoRoomError) as caught:
+        fail(spec, ControllerError(missed))
+    assert "\n" not in str(caught.value)
+    assert "environment variable" not in str(caught.value)
 
 
 GLOO = RuntimeError("[/pytorch/third_party/gloo/gloo/transport/tcp/pair.cc:545] Read error [10.0.0.7]:34488: reset")
