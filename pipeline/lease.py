@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import IO
 
 from pipeline.errors import UserError
-from pipeline.lease_object import Pace, held_object, refused
+from pipeline.lease_object import Pace, held_object, nobody_holds, refused
 from pipeline.progress import Reporter
 from pipeline.storage import Storage, is_s3, join
 
@@ -53,6 +53,25 @@ def held(
     else:
         with _held_folder(Path(output), reporter, wait=wait, pace=pace):
             yield
+
+
+def is_abandoned(output: str, storage: Storage) -> bool:
+    """Whether it is certain that no run holds an output: nothing is written, and where only time could tell, it is not.
+
+    Args:
+        output: absolute folder or s3:// prefix.
+        storage: reaches it.
+    """
+    if os.environ.get(SWITCH) == "off":
+        return False
+    if is_s3(output):
+        return nobody_holds(join(output, LEASE_NAME), storage)
+    try:
+        with (Path(output) / LOCK_NAME).open() as lock:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError:  # held, or nobody can tell
+        return False
+    return True
 
 
 @contextmanager

@@ -79,6 +79,12 @@ def held_object(uri: str, storage: Storage, reporter: Reporter, *, wait: bool, p
         renewal.end()
 
 
+def nobody_holds(uri: str, storage: Storage) -> bool:
+    """Whether a lease was given back, or its holder is known to be dead."""
+    content = _read(uri, storage)
+    return content is not None and _holder(content).is_dead()
+
+
 def refused(where: str) -> LockedError:
     """What a run is told that does not want to wait."""
     return LockedError(

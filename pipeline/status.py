@@ -19,16 +19,20 @@ STYLES = {
     "waiting": "dim",
 }
 """Style of each state that a stage or a run can be in."""
+ABANDONED = "No process is at work on it any more: it was killed, or its machine went down. The same command goes on."
 
 
-def status_view(record: Mapping[str, Any]) -> RenderableType:
+def status_view(record: Mapping[str, Any], *, abandoned: bool = False) -> RenderableType:
     """Stages with their state, samples, seconds and place, and how the run stands as a whole.
 
     Args:
         record: as `pipeline.run_record.read_record` gives it.
+        abandoned: whether it is certain that no process works on the run.
     """
     stages: Mapping[str, Mapping[str, Any]] = record["stages"]
     parts: list[RenderableType] = [_heading(record, stages), _stages(stages)]
+    if abandoned and record["state"] == "running":
+        parts.append(Text(ABANDONED, style="yellow"))
     if record.get("error"):
         parts.append(Text(str(record["error"]), style="red"))
     return Group(*parts)

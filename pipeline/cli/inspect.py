@@ -7,6 +7,7 @@ import typer
 from rich.console import Console
 
 from pipeline.errors import RunError
+from pipeline.lease import is_abandoned
 from pipeline.plan import human_bytes
 from pipeline.progress import Reporter
 from pipeline.run_log import follow_log, read_log
@@ -26,7 +27,7 @@ def status(run: RunArgument, endpoint_url: EndpointOption = None) -> None:
     Example: `gradsieve status runs/demo`
     """
     storage = Storage(StorageConfig(endpoint_url=endpoint_url))
-    Console().print(status_view(read_record(run, storage)))
+    Console().print(status_view(read_record(run, storage), abandoned=is_abandoned(absolute(run), storage)))
 
 
 def log(

@@ -7,7 +7,7 @@ import pytest
 
 from pipeline import lease
 from pipeline.errors import LockedError, UserError
-from pipeline.lease import held
+from pipeline.lease import held, is_abandoned
 from pipeline.lease_object import Pace
 from pipeline.progress import Reporter
 from pipeline.storage import Storage
@@ -30,12 +30,23 @@ def test_folder_held_by_another_process_is_locked_and_free_after_its_death(tmp_p
             pass
         assert error.value.exit_code == 3
         assert "--wait" in str(error.value)
+        assert not is_abandoned(str(tmp_path), Storage())
     finally:
         holder.kill()  # a killed run leaves its lock file, which holds nobody up
         holder.join()
     assert (tmp_path / ".run.lock").exists()
+    assert is_abandoned(str(tmp_path), Storage())
     with held(str(tmp_path), Storage(), Reporter()):
         pass
+
+
+def test_folder_that_nobody_ever_held_is_not_called_abandoned(tmp_path, monkeypatch):
+    assert not is_abandoned(str(tmp_path / "nothing"), Storage())
+    assert not list(tmp_path.iterdir())
+    with held(str(tmp_path), Storage(), Reporter()):
+        pass
+    monkeypatch.setenv(lease.SWITCH, "off")
+    assert not is_abandoned(str(tmp_path), Storage())
 
 
 def test_folder_is_given_back_when_a_run_fails(tmp_path):

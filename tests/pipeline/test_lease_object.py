@@ -13,7 +13,7 @@ import pytest
 
 from pipeline import lease_object
 from pipeline.errors import LockedError
-from pipeline.lease import LEASE_NAME, held
+from pipeline.lease import LEASE_NAME, held, is_abandoned
 from pipeline.lease_object import Holder, Pace
 from pipeline.progress import Reporter
 from pipeline.storage import Storage, join
@@ -116,6 +116,17 @@ def test_object_whose_process_id_was_given_to_another_process_is_dead(store):
     assert not mine.is_dead()
     assert replace(mine, started="1").is_dead()
     assert not replace(mine, started="1", host="elsewhere").is_dead()
+
+
+def test_object_is_abandoned_where_its_process_is_known_to_be_dead(store):
+    assert not is_abandoned(OUTPUT, store)
+    with held(OUTPUT, store, Reporter(), pace=PACE):
+        assert not is_abandoned(OUTPUT, store)
+    assert is_abandoned(OUTPUT, store)
+    for host, known in (("elsewhere", False), (Holder.mine().host, True)):
+        gone = replace(Holder.mine(), host=host, started="1")
+        store.compare_and_swap(URI, store.read_bytes(URI), gone.to_json())
+        assert is_abandoned(OUTPUT, store) == known
 
 
 def test_object_is_renewed_while_it_is_held(store):

@@ -3,14 +3,14 @@ import io
 from rich.console import Console
 
 from pipeline.run_record import RunRecord, read_record
-from pipeline.status import status_view
+from pipeline.status import ABANDONED, status_view
 from pipeline.storage import Storage
 from tests.stages.report.synthetic import make_run
 
 
-def _text(record):
+def _text(record, *, abandoned=False):
     sink = io.StringIO()
-    Console(file=sink, width=140).print(status_view(record))
+    Console(file=sink, width=140).print(status_view(record, abandoned=abandoned))
     return sink.getvalue()
 
 
@@ -40,6 +40,14 @@ def test_status_of_a_real_record_shows_state_rows_seconds_and_place(tmp_path):
     assert all(part in _line(text, "pool") for part in ("done", "3.1", "run/store/pool"))
     assert "running" in _line(text, "train")
     assert "waiting" in _line(text, "subset")
+
+
+def test_status_of_a_run_that_was_killed_says_so():
+    running = _record(pool={"state": "running"})
+    told = " ".join(_text(running, abandoned=True).split())
+    assert ABANDONED in told
+    assert ABANDONED not in " ".join(_text(running).split())
+    assert ABANDONED not in " ".join(_text({**running, "state": "done"}, abandoned=True).split())
 
 
 def test_status_reused_stages_count_as_finished():
