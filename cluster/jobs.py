@@ -5,6 +5,7 @@ is here does neither.
 """
 
 import asyncio
+import logging
 import os
 import signal
 import time
@@ -64,6 +65,7 @@ class Jobs:
         with _told(address):
             from ray.job_submission import JobSubmissionClient
 
+            logging.getLogger("ray.dashboard.modules.job.sdk").setLevel(logging.WARNING)  # the driver has the last word
             self._client: Any = JobSubmissionClient(address)
 
     def submit(self, job: Job, submission_id: str) -> None:
