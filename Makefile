@@ -58,7 +58,8 @@ bench: $(VENV)/.installed-bench
 bench-full: $(VENV)/.installed-bench
 	$(BIN)/python -m benchmarks --form full $(cases)
 
-# Jobs, lost nodes and fewer ranks on real clusters of several raylets on this machine; about half an hour.
+# Real clusters on this machine: jobs over a real S3 server, lost nodes, killed drivers, fewer ranks, an autoscaler, and
+# hosts in network namespaces whose cables are pulled (root). About an hour. Debian: the packages of test-object-store.
 cluster-test: $(VENV)/.installed-dev
 	GRADSIEVE_CLUSTER_RUNS=1 GRADSIEVE_FULL_MATRIX=1 $(BIN)/python -m pytest tests/cluster tests/crash/test_nodes.py
 
