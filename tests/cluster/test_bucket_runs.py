@@ -98,9 +98,7 @@ def undisturbed(started: Site) -> str:
     return output
 
 
-def test_run_submitted_by_ray_to_two_workers_ends_in_the_digests_of_one_on_disk(
-    bucket: Bucket, undisturbed: str
-) -> None:
+def test_run_submitted_by_ray_ends_in_the_digests_of_one_on_disk(bucket: Bucket, undisturbed: str) -> None:
     bucket.check(undisturbed)
 
 
