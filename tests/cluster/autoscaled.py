@@ -22,11 +22,13 @@ from ray.util.state import list_nodes
 from tests.crash.nodes import free_port
 from tests.crash.scenes import environment, kill_session
 
-_PROVIDER = "ray.autoscaler._private.fake_multi_node.node_provider.FakeMultiNodeProvider"
+_PROVIDER = "tests.cluster.local_nodes.LocalNodes"
 _HEAD_TYPE = "ray.head.default"
 _NO_COMMANDS = ("setup_commands", "head_setup_commands", "worker_setup_commands", "cluster_synced_files")
 """Ray has no defaults for a provider that is not its own."""
 _MEMORY = 100 << 20
+_NODE_MEMORY = 4 << 30
+"""Tasks reserve some: a type that declares none is started for nobody."""
 _START_SECONDS = 120.0
 _TRIES = 4
 
@@ -39,7 +41,7 @@ def configuration(node_types: Mapping[str, Mapping[str, float]]) -> dict[str, An
     """
     types: dict[str, Any] = {_HEAD_TYPE: {"resources": {"CPU": 0}, "node_config": {}, "max_workers": 0}}
     for name, resources in node_types.items():
-        memory = {"object_store_memory": _MEMORY}
+        memory = {"memory": _NODE_MEMORY, "object_store_memory": _MEMORY}
         types[name] = {"resources": {**resources, **memory}, "node_config": {}, "min_workers": 0, "max_workers": 2}
     return {
         "cluster_name": "gradsieve-test",

@@ -56,15 +56,22 @@ class TestOnACluster:
         make_pool(str(tmp_path / "pool"), num_samples=256, seed=0, reporter=Reporter())
         assert set(cluster.node_types().values()) == {""}
         output = tmp_path / "runs"
-        words = (f"cluster.address={cluster.address}", "evaluate=off", *ROLES, "--until", "base")
+        words = (
+            f"cluster.address={cluster.address}",
+            "evaluate=off",
+            "reference.base.epochs=1",
+            *ROLES,
+            "--until",
+            "reference",
+        )
         told = subprocess.run(
-            command(output, words), cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=1200
+            command(output, words), cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=600
         )
         assert told.returncode == 0, told.stdout + told.stderr + cluster.log()
         shown = told.stdout + told.stderr
         cpu, gpu = (f"0.1 {name} on one node, the largest has 0" for name in NODE_TYPES)
         assert shown.index(cpu) < shown.index(gpu)
-        assert states(output)["training/base"] == "done"
+        assert states(output)["reference"] == "done"
         assert set(cluster.node_types().values()) == {"", "cpu_node", "gpu_node"}
 
     def test_work_runs_on_the_node_that_was_started_for_it_and_on_no_other(self, cluster: Autoscaled) -> None:
