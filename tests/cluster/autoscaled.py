@@ -21,6 +21,7 @@ from ray.util.state import list_nodes
 
 from tests.crash.nodes import free_port
 from tests.crash.scenes import environment, kill_session
+from tests.fate import told_with_parent
 
 _PROVIDER = "tests.cluster.local_nodes.LocalNodes"
 _HEAD_TYPE = "ray.head.default"
@@ -89,7 +90,12 @@ class Autoscaled:
         }
         with (self._folder / "start.log").open("wb") as sink:
             self._process = subprocess.Popen(
-                command, env=environment(own), stdout=sink, stderr=subprocess.STDOUT, start_new_session=True
+                command,
+                env=environment(own),
+                stdout=sink,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+                preexec_fn=told_with_parent,
             )
 
     def is_up(self) -> bool:

@@ -7,7 +7,6 @@ lies in a namespace too, so this machine's own network is never touched, and all
 import ctypes
 import os
 import shutil
-import signal
 import socket
 import subprocess
 import sys
@@ -23,6 +22,7 @@ from typing import IO
 import pytest
 
 from tests.crash.scenes import ROOT
+from tests.fate import killed_with_parent
 
 GATEWAY = "10.77.0.1"
 """Of the bridge."""
@@ -30,7 +30,6 @@ _HOST = "10.77.0.{}"
 _FIRST = 10
 _LIBC = ctypes.CDLL(None, use_errno=True)
 _CLONE_NEWNET = 0x40000000
-_SET_PARENT_DEATH_SIGNAL = 1
 CONNECT_SECONDS = 30.0
 _START_SECONDS = 60.0
 _ALONE = ("--net", "--mount", "--uts", "--pid", "--fork", "--kill-child", "--mount-proc")
@@ -206,12 +205,7 @@ def _in_network(pid: int, *command: str) -> None:
 
 
 def _started(command: list[str]) -> "subprocess.Popen[bytes]":
-    return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, preexec_fn=_end_with_parent)
-
-
-def _end_with_parent() -> None:
-    """A test process that is killed takes its hosts along."""
-    _LIBC.prctl(_SET_PARENT_DEATH_SIGNAL, signal.SIGKILL)
+    return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, preexec_fn=killed_with_parent)
 
 
 def _wait_until(condition: Callable[[], bool], process: "subprocess.Popen[bytes]", wanted: str) -> None:

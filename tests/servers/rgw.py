@@ -1,6 +1,5 @@
 """A Ceph object store on loopback: one monitor, one OSD in memory, one gateway; real signatures and conditions."""
 
-import ctypes
 import os
 import secrets
 import shutil
@@ -14,13 +13,13 @@ import uuid
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from tests.fate import killed_with_parent
+
 BINARIES = ("radosgw", "radosgw-admin", "ceph-mon", "ceph-osd", "ceph", "ceph-authtool", "monmaptool")
 NO_RGW = "no Ceph RGW here"
 PACKAGES = "radosgw ceph-mon ceph-osd ceph-common"
 """Of Debian and Ubuntu."""
 _START_SECONDS = 90.0
-_LIBC = ctypes.CDLL(None)
-_SET_PARENT_DEATH_SIGNAL = 1
 
 
 def missing_binaries() -> list[str]:
@@ -120,7 +119,7 @@ class Rgw:
                     stderr=log,
                     env=_environment(),
                     start_new_session=True,
-                    preexec_fn=_end_with_parent,
+                    preexec_fn=killed_with_parent,
                 )
             )
 
@@ -139,11 +138,6 @@ class Rgw:
             else:
                 return
         raise RuntimeError(f"the gateway did not answer within {_START_SECONDS:.0f} s; see {self.state / 'log'}")
-
-
-def _end_with_parent() -> None:
-    """A test process that is killed takes its servers along."""
-    _LIBC.prctl(_SET_PARENT_DEATH_SIGNAL, signal.SIGKILL)
 
 
 def _environment() -> dict[str, str]:
