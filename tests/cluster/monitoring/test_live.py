@@ -6,7 +6,6 @@ Minutes: `make test-monitoring`, and no part of `make test`.
 import json
 import os
 import shutil
-import socket
 import subprocess
 import sys
 import time
@@ -22,7 +21,10 @@ import yaml
 
 from cluster.monitoring.dashboard import PANELS
 from pipeline.metrics import METRICS
+from pipeline.run_record import open_artifacts
+from pipeline.storage import Storage
 from tests.cluster.monitoring.test_rules import MONITORING
+from tests.crash.nodes import free_port
 from tests.end_to_end.runs import TINY, gradsieve
 
 pytestmark = [
@@ -38,25 +40,21 @@ NOT_IN_A_RUN_THAT_GOES_WELL = {"stage_failures", "retries"}
 _TRIES = 20
 
 
-def _free_port() -> int:
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return int(one.getsockname()[1])
-
-
 class Head:
     """A Ray with a dashboard, in a process of its own."""
 
     def __init__(self, folder: Path) -> None:
-        self.address = f"127.0.0.1:{_free_port()}"
+        self.address = f"127.0.0.1:{free_port()}"
         self.discovery = folder / "prom_metrics_service_discovery.json"
         command = [
             sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block", "--node-ip-address=127.0.0.1",
-            f"--port={self.address.rpartition(':')[2]}", f"--dashboard-port={_free_port()}", f"--temp-dir={folder}",
-            "--num-cpus=6", "--object-store-memory=300000000",
+            f"--port={self.address.rpartition(':')[2]}", f"--dashboard-port={free_port()}", f"--temp-dir={folder}",
+            f"--dashboard-agent-listen-port={free_port()}", "--num-cpus=6", "--object-store-memory=300000000",
         ]  # fmt: skip
-        quiet: Any = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-        self.process = subprocess.Popen(command, env=_environment(), **quiet)
+        folder.mkdir()
+        self._log = folder / "start.log"
+        with self._log.open("wb") as sink:
+            self.process = subprocess.Popen(command, env=_environment(), stdout=sink, stderr=subprocess.STDOUT)
 
     def is_up(self) -> bool:
         while self.process.poll() is None:
@@ -68,6 +66,10 @@ class Head:
     def end(self) -> None:
         self.process.terminate()
         self.process.wait(timeout=120)
+
+    def told(self) -> str:
+        """What it printed last, and how it ended if it did."""
+        return f"Ray's exit code: {self.process.poll()}\n{self._log.read_text(errors='replace')[-3000:]}"
 
 
 def _environment() -> dict[str, str]:
@@ -91,13 +93,16 @@ def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]:
 class Prometheus:
     """The real one, with the project's own rules."""
 
+    run: Path
+    """Output of the run that it has seen."""
+
     def __init__(self, folder: Path, discovery: Path) -> None:
         config = yaml.safe_load((MONITORING / "prometheus.yaml").read_text())
         config["scrape_configs"][0]["file_sd_configs"][0]["files"] = [str(discovery)]
         config["global"] = {"scrape_interval": "2s", "evaluation_interval": "2s"}
         config["rule_files"] = [str(MONITORING / "rules.yaml")]
         (folder / "prometheus.yaml").write_text(yaml.safe_dump(config))
-        self.url = f"http://127.0.0.1:{_free_port()}"
+        self.url = f"http://127.0.0.1:{free_port()}"
         command = [
             "prometheus", f"--config.file={folder / 'prometheus.yaml'}", f"--storage.tsdb.path={folder / 'data'}",
             f"--web.listen-address={self.url.removeprefix('http://')}",
@@ -121,7 +126,8 @@ def watched(head: Head, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pr
         assert gradsieve("pool", "make", "pool", "--samples", "512", cwd=folder).returncode == 0
         command = [sys.executable, "-m", "pipeline.cli.app", "run", str(TINY), f"cluster.address={head.address}"]
         ran = subprocess.run(command, cwd=folder, env=_environment(), capture_output=True, text=True, timeout=3000)
-        assert ran.returncode == 0, ran.stderr
+        assert ran.returncode == 0, ran.stderr + head.told()
+        prometheus.run = folder / "runs/tiny"
         time.sleep(15)  # Ray collects every ten seconds
         yield prometheus
     finally:
@@ -144,12 +150,19 @@ def test_every_metric_of_a_run_arrives_with_its_labels(watched: Prometheus) -> N
 
 
 def test_rows_that_arrive_are_those_of_the_run(watched: Prometheus) -> None:
-    rows = {
-        (one["metric"]["stage"], one["metric"]["fate"]): float(one["value"][1])
+    """Those of the last stages may be lost, as Ray collects every ten seconds."""
+    arrived = {
+        tuple(one["metric"].get(label, "") for label in METRICS["stage_rows"].labels): float(one["value"][1])
         for one in _seen(watched, METRICS["stage_rows"].series)
-        if one["metric"]["fate"] != "dropped"
     }
-    assert rows["pool", "in"] == 512
+    rows: dict[tuple[str, ...], float] = {}
+    for stage, artifact in open_artifacts(str(watched.run), Storage()).items():
+        if (counts := artifact.manifest.counts) is not None:
+            fates = {"in": counts.seen, "out": counts.out, "quarantined": counts.quarantined}
+            rows |= {(stage, fate, ""): number for fate, number in fates.items()}
+            rows |= {(stage, "dropped", reason): number for reason, number in counts.dropped.items()}
+    assert arrived == {key: rows[key] for key in arrived}
+    assert {"pool", "scores/mimic"} <= {stage for stage, *_ in arrived}
 
 
 @pytest.mark.parametrize("query", [query for panel in PANELS for query, _ in panel.queries])
