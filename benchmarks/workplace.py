@@ -11,7 +11,8 @@ import polars as pl
 
 from benchmarks.scale.artifacts import commit
 from pipeline.artifact import Artifact, ArtifactWriter
-from pipeline.engine import ClusterConfig, Engine
+from pipeline.engine import Engine
+from pipeline.engine_config import ClusterConfig
 from pipeline.nodes import NoConfig
 from pipeline.progress import Reporter
 from pipeline.reuse import Entries

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from pipeline.config_base import Config, placement
-from pipeline.engine import ClusterConfig
+from pipeline.engine_config import ClusterConfig
 from pipeline.limits import LimitsConfig
 from pipeline.rates import RatesConfig
 from pipeline.storage import StorageConfig

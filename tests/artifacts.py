@@ -6,7 +6,8 @@ from pathlib import Path
 
 from pipeline.artifact import Artifact, ArtifactWriter, Manifest, sha256_hex
 from pipeline.config_base import Config
-from pipeline.engine import ClusterConfig, Engine
+from pipeline.engine import Engine
+from pipeline.engine_config import ClusterConfig
 from pipeline.progress import Reporter
 from pipeline.reuse import Entries
 from pipeline.stage import ExternalFiles, Stage, StageContext, StageResult

@@ -23,7 +23,8 @@ os.environ.setdefault("RAY_worker_niceness", "0")  # else Ray's workers give way
 @pytest.fixture(scope="session")
 def ray_engine() -> "Iterator[object]":
     """An engine on an embedded Ray that all tests of the session share."""
-    from pipeline.engine import ClusterConfig, Engine
+    from pipeline.engine import Engine
+    from pipeline.engine_config import ClusterConfig
     from pipeline.progress import Reporter
 
     engine = Engine(ClusterConfig(num_cpus=6), Reporter())

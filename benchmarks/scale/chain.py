@@ -15,7 +15,8 @@ from benchmarks.scale.shards import Pictures, put_shards
 from benchmarks.scale.tables import put_pool
 from benchmarks.scale.uids import Uids
 from pipeline.artifact import Artifact, ArtifactWriter
-from pipeline.engine import ClusterConfig, Engine
+from pipeline.engine import Engine
+from pipeline.engine_config import ClusterConfig
 from pipeline.nodes import NoConfig
 from pipeline.plan import size_of
 from pipeline.progress import Reporter

@@ -6,7 +6,8 @@ from benchmarks.scale.artifacts import commit
 from benchmarks.scale.shards import Pictures, put_shards
 from benchmarks.scale.uids import Uids
 from pipeline.artifact import Artifact, ArtifactWriter
-from pipeline.engine import ClusterConfig, Engine
+from pipeline.engine import Engine
+from pipeline.engine_config import ClusterConfig
 from pipeline.progress import Reporter
 from pipeline.reuse import Entries
 from pipeline.stage import ExternalFiles, StageContext

@@ -1,6 +1,5 @@
 """Stages on a cluster that has no node for them yet: each waits for one of its type, which the autoscaler starts."""
 
-import os
 import subprocess
 import time
 from collections.abc import Iterator
@@ -9,12 +8,14 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from pipeline.engine import ClusterConfig, Engine, RoleConfig
+from pipeline.engine import Engine
+from pipeline.engine_config import ClusterConfig, RoleConfig
 from pipeline.errors import RunError
 from pipeline.progress import Reporter
 from stages.pool.demo import make_pool
 from tests.cluster.autoscaled import Autoscaled, autoscaled, configuration
 from tests.crash.scenes import command, environment, states
+from tests.long_runs import only_in
 
 NODE_TYPES = {"cpu_node": {"CPU": 1, "cpu_node": 1}, "gpu_node": {"CPU": 2, "gpu_node": 1}}
 ROLES = (
@@ -48,7 +49,7 @@ def _node_of(item: int) -> str:
 @pytest.mark.slow
 @pytest.mark.ray
 @pytest.mark.timeout(1800)
-@pytest.mark.skipif("GRADSIEVE_CLUSTER_RUNS" not in os.environ, reason="minutes: `make cluster-test`")
+@only_in("make cluster-test")
 class TestOnACluster:
     def test_run_waits_at_each_stage_for_a_node_of_the_type_that_it_needs(
         self, cluster: Autoscaled, tmp_path: Path

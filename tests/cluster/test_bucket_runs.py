@@ -18,18 +18,12 @@ from pipeline.progress import Reporter
 from pipeline.verify import verify
 from tests.cluster.bucket import BUCKET, Bucket
 from tests.cluster.submitting import Submitter, drivers_of
-from tests.crash.nodes import Nodes, nodes
+from tests.crash.nodes import MAP, RANK, Nodes, nodes
 from tests.crash.scenes import ROOT
+from tests.long_runs import long_runs
 from tests.servers.fault_proxy import FaultProxy
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.ray,
-    pytest.mark.timeout(2400),
-    pytest.mark.skipif("GRADSIEVE_CLUSTER_RUNS" not in os.environ, reason="minutes each: `make cluster-test`"),
-]
-RANK = "ray::RayTrainWorker"
-MAP = "ray::Map"
+pytestmark = long_runs("make cluster-test", seconds=2400)
 NO_EVALUATION = "evaluate=off"
 
 

@@ -1,6 +1,5 @@
 """Runs on hosts that share a network and a bucket alone: working directories, names, and a network that fails."""
 
-import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,14 +12,10 @@ from tests.cluster.bucket import Bucket
 from tests.cluster.hosts import STORE, Hosts, hosts
 from tests.cluster.lan import Host
 from tests.cluster.submitting import Submitted, Submitter
+from tests.crash.nodes import RANK
+from tests.long_runs import long_runs
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.ray,
-    pytest.mark.timeout(2400),
-    pytest.mark.skipif("GRADSIEVE_CLUSTER_RUNS" not in os.environ, reason="minutes each: `make cluster-test`"),
-]
-RANK = "ray::RayTrainWorker"
+pytestmark = long_runs("make cluster-test", seconds=2400)
 RAYS_OWN: dict[str, int] = {}
 QUICK = {"health_check_period_ms": 1000, "health_check_timeout_ms": 1000, "health_check_failure_threshold": 5}
 CUT_SECONDS = 30.0

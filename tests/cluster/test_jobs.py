@@ -20,6 +20,7 @@ from stages.pool.demo import make_pool
 from tests.cluster.submitting import Submitted, Submitter
 from tests.crash.nodes import Nodes, free_port, nodes
 from tests.crash.scenes import ROOT, TINY, states
+from tests.long_runs import only_in
 from tests.servers.relay import Relay
 
 EXECUTOR = "cluster.executor=in_process"
@@ -98,7 +99,7 @@ def _wait_for(path: Path, submitted: Submitted) -> None:
     submitted.wait_until(path.exists, str(path))
 
 
-MORE = pytest.mark.skipif("GRADSIEVE_CLUSTER_RUNS" not in os.environ, reason="a minute each: `make cluster-test`")
+MORE = only_in("make cluster-test")
 
 
 @pytest.mark.slow

@@ -15,7 +15,7 @@ import ray
 import yaml
 
 from pipeline.config import RunConfig
-from pipeline.engine import ClusterConfig
+from pipeline.engine_config import ClusterConfig
 from pipeline.yaml_config import load_config
 from tests.cluster.crd import VARIABLE, faults, folder
 from tests.cluster.rendered import KUBERAY, OVERLAYS, Documents, cluster_spec, of_kind, pod_specs, rendered

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from cluster.room import fits, missing
-from pipeline.engine import ClusterConfig, Engine, RoleConfig
+from pipeline.engine import Engine
+from pipeline.engine_config import ClusterConfig, RoleConfig
 from pipeline.errors import RunError
 from pipeline.progress import Reporter
 from tests.crash.nodes import Nodes

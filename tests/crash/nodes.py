@@ -13,6 +13,8 @@ from typing import Any
 
 from tests.crash.scenes import environment
 
+RANK, MAP = "ray::RayTrainWorker", "ray::Map"
+"""Titles of processes: of a rank, of a task of a data stage."""
 _MIB = 1 << 20
 _TRIES = 4
 

@@ -1,6 +1,5 @@
 """A run that is killed at any write, and run again, ends in the bytes of an undisturbed one."""
 
-import os
 import shutil
 from pathlib import Path
 
@@ -8,6 +7,7 @@ import pytest
 
 from tests.crash.matrix import FULL, QUICK
 from tests.crash.scenes import crash_then_resume, num_scored, result
+from tests.long_runs import only_in
 
 pytestmark = pytest.mark.slow
 
@@ -22,7 +22,7 @@ def test_run_killed_at_a_write_ends_in_the_bytes_of_an_undisturbed_one(
     shutil.rmtree(output)  # half a gigabyte of checkpoints; kept where anything differed
 
 
-@pytest.mark.skipif("GRADSIEVE_FULL_MATRIX" not in os.environ, reason="about 20 minutes: make chaos runs it")
+@only_in("make chaos")
 @pytest.mark.parametrize("name", FULL)
 def test_run_killed_at_any_write_of_any_stage_ends_in_the_bytes_of_an_undisturbed_one(
     name: str, workplace: Path, undisturbed: Path, wanted: dict[str, object]

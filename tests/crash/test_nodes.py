@@ -1,6 +1,5 @@
 """Nodes of a real cluster are drained or lost under a training or a data stage: same bytes in the end."""
 
-import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,20 +9,14 @@ import pytest
 
 from pipeline.run_record import open_artifacts
 from pipeline.storage import Storage
-from tests.crash.nodes import Nodes, nodes
+from tests.crash.nodes import MAP, RANK, Nodes, nodes
 from tests.crash.scenes import Ended, content, copy_until, finish, kill_session, num_scored, start, wait_for, wait_until
 from tests.crash.test_ray import CHECKPOINTS, ON_RAY, TWO_RANKS, two_ranks
+from tests.long_runs import long_runs
 
 __all__ = ["two_ranks"]
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.ray,
-    pytest.mark.timeout(1800),
-    pytest.mark.skipif("GRADSIEVE_FULL_MATRIX" not in os.environ, reason="minutes a case: make chaos runs it"),
-]
-RANK = "ray::RayTrainWorker"
-MAP = "ray::Map"
+pytestmark = long_runs("make chaos", seconds=1800)
 
 
 @pytest.fixture

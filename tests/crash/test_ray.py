@@ -21,13 +21,9 @@ from tests.crash.scenes import (
     wait_for,
     wait_until,
 )
+from tests.long_runs import long_runs
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.ray,
-    pytest.mark.timeout(1800),
-    pytest.mark.skipif("GRADSIEVE_FULL_MATRIX" not in os.environ, reason="minutes a case: make chaos runs it"),
-]
+pytestmark = long_runs("make chaos", seconds=1800)
 ON_RAY = ("cluster.executor=ray", "evaluate=off")
 TWO_RANKS = (
     *ON_RAY,

@@ -1,7 +1,6 @@
 """A whole run on an object store, its configuration there as well, ends in the digests of one on disk."""
 
 import hashlib
-import os
 import subprocess
 import tempfile
 from collections.abc import Iterator
@@ -20,15 +19,11 @@ from pipeline.yaml_config import read_config_text
 from stages.pool.demo import make_pool
 from tests.end_to_end import runs
 from tests.end_to_end.runs import TINY, digests
+from tests.long_runs import long_runs
 from tests.object_store.short_run import upload
 from tests.servers.fixtures import Store
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.ray,
-    pytest.mark.timeout(5400),
-    pytest.mark.skipif("GRADSIEVE_STORE_RUNS" not in os.environ, reason="minutes each: `make test-object-store`"),
-]
+pytestmark = long_runs("make test-object-store", seconds=5400)
 
 BUCKET = "whole-run"
 gradsieve = partial(runs.gradsieve, timeout=1800)

@@ -8,7 +8,8 @@ from typing import ClassVar
 import pyarrow as pa
 
 from pipeline.artifact import Counts
-from pipeline.engine import ClusterConfig, Engine
+from pipeline.engine import Engine
+from pipeline.engine_config import ClusterConfig
 from pipeline.errors import GradsieveError
 from pipeline.graph import Graph, Node, Place
 from pipeline.progress import Reporter

@@ -9,7 +9,8 @@ import pyarrow as pa
 import pytest
 
 from pipeline.artifact import Artifact, ArtifactWriter, Manifest
-from pipeline.engine import ClusterConfig, Engine, RoleConfig
+from pipeline.engine import Engine
+from pipeline.engine_config import ClusterConfig, RoleConfig
 from pipeline.errors import RunError, UserError
 from pipeline.progress import Reporter
 from pipeline.storage import Storage

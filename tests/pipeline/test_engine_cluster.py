@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.engine import ClusterConfig, Engine
+from pipeline.engine import Engine
+from pipeline.engine_config import ClusterConfig
 from pipeline.errors import UserError
 from pipeline.progress import Reporter
 
@@ -26,7 +27,8 @@ for _ in sys.stdin:
 """
 
 DRIVER = """
-from pipeline.engine import ClusterConfig, Engine
+from pipeline.engine import Engine
+from pipeline.engine_config import ClusterConfig
 from pipeline.progress import Reporter
 
 def node(_):
@@ -74,7 +76,8 @@ def test_work_runs_on_the_cluster_that_the_environment_names_and_leaves_it_alive
 SILENT = """
 import sys
 from pipeline import engine_errors
-from pipeline.engine import ClusterConfig, Engine
+from pipeline.engine import Engine
+from pipeline.engine_config import ClusterConfig
 from pipeline.errors import RunError
 from pipeline.progress import Reporter
 

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.engine import ClusterConfig, Engine
+from pipeline.engine import Engine
+from pipeline.engine_config import ClusterConfig
 from pipeline.errors import RunError
 from pipeline.progress import Reporter
 

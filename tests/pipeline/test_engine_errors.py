@@ -11,7 +11,8 @@ from ray.data.exceptions import ExecutionTimeoutError
 from ray.exceptions import NodeDiedError, ObjectStoreFullError, OutOfDiskError, OutOfMemoryError, RayTaskError
 
 from pipeline import engine_errors
-from pipeline.engine import ClusterConfig, Engine
+from pipeline.engine import Engine
+from pipeline.engine_config import ClusterConfig
 from pipeline.engine_errors import died_each_time, first_line, refuse_hopeless, start_errors_named
 from pipeline.errors import GradsieveError, RunError
 from pipeline.progress import Reporter

@@ -12,7 +12,8 @@ from typer.testing import CliRunner
 from pipeline import gc
 from pipeline.cli.app import app
 from pipeline.curation import dated_name
-from pipeline.engine import ClusterConfig, Engine
+from pipeline.engine import Engine
+from pipeline.engine_config import ClusterConfig
 from pipeline.errors import LockedError, RunError, UserError
 from pipeline.gc import Verdict, collect, judge
 from pipeline.graph import Graph, Node, Place

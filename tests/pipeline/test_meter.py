@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.curation import Curation
-from pipeline.engine import ClusterConfig, Engine
+from pipeline.engine import Engine
+from pipeline.engine_config import ClusterConfig
 from pipeline.heartbeat import heartbeat
 from pipeline.limits import LimitsConfig
 from pipeline.meter import Budget, LimitReachedError, Meter, Timed, Usage

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from pipeline.artifact import Artifact, Manifest
-from pipeline.engine import ClusterConfig, Engine
+from pipeline.engine import Engine
+from pipeline.engine_config import ClusterConfig
 from pipeline.errors import RunError, UserError
 from pipeline.graph import Adopted, Graph, Node, Place, is_replacing, list_external, upto
 from pipeline.meter import Budget, LimitReachedError, Meter, Usage

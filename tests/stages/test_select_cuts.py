@@ -7,7 +7,8 @@ import pyarrow as pa
 import pytest
 
 from pipeline.artifact import ArtifactWriter
-from pipeline.engine import ClusterConfig, Engine
+from pipeline.engine import Engine
+from pipeline.engine_config import ClusterConfig
 from pipeline.progress import Reporter
 from pipeline.stage import StageResult
 from pipeline.storage import Storage

@@ -9,7 +9,8 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from pipeline.artifact import ArtifactWriter
-from pipeline.engine import ClusterConfig, Engine
+from pipeline.engine import Engine
+from pipeline.engine_config import ClusterConfig
 from pipeline.progress import Reporter
 from pipeline.stage import StageResult
 from pipeline.storage import Storage

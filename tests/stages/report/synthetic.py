@@ -11,7 +11,8 @@ import pyarrow.parquet as pq
 from PIL import Image, ImageDraw
 
 from pipeline.artifact import Artifact, ArtifactWriter, Counts, Manifest
-from pipeline.engine import ClusterConfig, Engine
+from pipeline.engine import Engine
+from pipeline.engine_config import ClusterConfig
 from pipeline.progress import Reporter
 from pipeline.stage import StageContext
 from pipeline.storage import Storage

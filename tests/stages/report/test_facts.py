@@ -2,7 +2,8 @@ import json
 
 import pytest
 
-from pipeline.engine import ClusterConfig, Engine
+from pipeline.engine import Engine
+from pipeline.engine_config import ClusterConfig
 from pipeline.progress import Reporter
 from stages.report.facts import collect, seconds_by_stage, trainings
 from stages.report.survey import survey

@@ -1,6 +1,7 @@
 import numpy as np
 
-from pipeline.engine import ClusterConfig, Engine
+from pipeline.engine import Engine
+from pipeline.engine_config import ClusterConfig
 from pipeline.progress import Reporter
 from stages.report.gallery import choose, wishes
 from stages.report.survey import survey

@@ -2,7 +2,8 @@ import re
 
 import numpy as np
 
-from pipeline.engine import ClusterConfig, Engine
+from pipeline.engine import Engine
+from pipeline.engine_config import ClusterConfig
 from pipeline.progress import Reporter
 from stages.report import panels
 from stages.report.bins import BinCounts

@@ -9,7 +9,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline.artifact import ArtifactWriter
-from pipeline.engine import ClusterConfig, Engine
+from pipeline.engine import Engine
+from pipeline.engine_config import ClusterConfig
 from pipeline.errors import RunError
 from pipeline.progress import Reporter
 from pipeline.storage import Storage

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from pipeline.engine import ClusterConfig, Engine
+from pipeline.engine import Engine
+from pipeline.engine_config import ClusterConfig
 from pipeline.errors import RunError, UserError
 from pipeline.progress import Reporter
 from pipeline.termination import Terminated, end_at_sigterm

@@ -16,7 +16,8 @@ ROOT = Path(__file__).parents[3]
 TRAIN = """
 import json, os, sys, threading
 from pathlib import Path
-from pipeline.engine import ClusterConfig, Engine
+from pipeline.engine import Engine
+from pipeline.engine_config import ClusterConfig
 from pipeline.progress import Reporter
 from tests.listening import listeners
 from tests.stages.train.test_launch import train
