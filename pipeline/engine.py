@@ -28,7 +28,7 @@ from pipeline.engine_errors import (
     refuse_hopeless,
     start_errors_named,
 )
-from pipeline.engine_loopback import exposure, loopback_alone
+from pipeline.engine_loopback import died, exposure, loopback_alone
 from pipeline.errors import GradsieveError, RunError
 from pipeline.meter import Meter, Timed
 from pipeline.metrics import count
@@ -204,6 +204,20 @@ class Engine:
         logging.getLogger("ray.train").setLevel(logging.ERROR)
         self._started = True
 
+    def check_embedded(self) -> None:
+        """To be called now and then while something waits for an embedded Ray.
+
+        Raises:
+            RunError: it died.
+        """
+        if self._embedded and died():
+            raise RunError(
+                "the Ray cluster is gone",
+                where="Ray embedded in this process",
+                found="its raylet or its GCS died (memory is the usual reason)",
+                next_step="the same command goes on from what is finished",
+            )
+
     def _init_options(self, address: str | None) -> dict[str, Any]:
         if address:
             return {"address": address}
@@ -228,8 +242,8 @@ class Engine:
         return float(found.get("CPU", 0)), float(found.get("GPU", 0))
 
     def shutdown(self) -> None:
-        """Leave the cluster, or end the embedded Ray."""
-        if self._started and self._embedded:
+        """Leave the cluster, or end the embedded Ray; what is left of a dead one goes with this process."""
+        if self._started and self._embedded and not died():
             import ray
 
             ray.shutdown()

@@ -15,6 +15,8 @@ from typing import Any
 CLUSTERS = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
 """Ray's variable, named for what it was made for; `1`, set by whoever starts the run, opens Ray to the network."""
 
+_VITAL = ("raylet", "gcs_server")
+
 
 @contextmanager
 def loopback_alone() -> Iterator[None]:
@@ -43,3 +45,14 @@ def exposure() -> str | None:
     tell: Any = ray.util.get_node_ip_address  # without types
     address = str(tell())
     return None if ipaddress.ip_address(address).is_loopback else address
+
+
+def died() -> bool:
+    """Whether the Ray that this process embeds has lost a process without which it does nothing.
+
+    Ray itself notices after half a minute, and then ends this process without a word.
+    """
+    from ray._private import worker
+
+    node: Any = worker._global_node
+    return node is not None and any(name in _VITAL for name, _ in node.dead_processes())

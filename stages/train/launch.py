@@ -226,5 +226,5 @@ def _fit(spec: TrainSpec, engine: Engine, board: Any, size: int) -> Notice:
             ),
         )
         # In the main thread Ray Train would take Ctrl-C for itself, for good, and end the process with exit code 0.
-        result: Any = translated(lambda: aside(trainer.fit), spec)
+        result: Any = translated(lambda: aside(trainer.fit, while_waiting=engine.check_embedded), spec)
         return Notice(result.return_value)

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 from typing import TypeVar
 
+from pipeline.engine_errors import refuse_hopeless
 from pipeline.errors import GradsieveError, RunError
 from stages.train.spec import TrainSpec
 
@@ -28,7 +29,12 @@ class NodeTakenError(RankLostError):
 
 
 def translated(fit: Callable[[], Value], spec: TrainSpec) -> Value:
-    """Raise what a rank raised as itself."""
+    """Raise what a rank raised as itself.
+
+    Raises:
+        GradsieveError: a rank's own; or RunError where the cluster is gone, or for a defect.
+        RankLostError: a process or its node is gone, and training can go on elsewhere.
+    """
     from ray.exceptions import RayError
     from ray.train import TrainingFailedError
 
@@ -56,6 +62,9 @@ def translated(fit: Callable[[], Value], spec: TrainSpec) -> Value:
             found="; ".join(f"{type(cause).__name__}: {cause}" for cause in causes[:3]) or failed,
             next_step="this is a defect: please report it with the log",
         ) from failed
+    except RayError as error:  # the controller of the ranks died, with its node or of itself
+        refuse_hopeless(error, spec.name)
+        raise (NodeTakenError if _is_preemption(error) else RankLostError)(_first_line(error)) from error
 
 
 def _first_line(error: BaseException) -> str:

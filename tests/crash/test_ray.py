@@ -94,6 +94,8 @@ def test_training_whose_processes_are_killed_ends_in_the_same_bytes(
         else:
             assert ended.code != 0
             assert "Traceback" not in ended.shown
+            # A dead driver says nothing; of its dead cluster the run tells before Ray ends it without a word.
+            assert ("error: the Ray cluster is gone" in ended.shown) == (victim == "raylet")
             resumed = run(workplace, output, TWO_RANKS)
             assert resumed.code == 0, resumed.shown
     finally:

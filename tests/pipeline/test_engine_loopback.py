@@ -115,3 +115,42 @@ def test_environment_that_says_otherwise_is_obeyed(monkeypatch: pytest.MonkeyPat
     with loopback_alone():
         assert os.environ[CLUSTERS] == "1"
         assert ray_constants.ENABLE_RAY_CLUSTER is True
+
+
+DYING = """
+import os, signal, time
+from pathlib import Path
+from pipeline.engine import Engine
+from pipeline.engine_config import ClusterConfig
+from pipeline.errors import RunError
+from pipeline.progress import Reporter
+
+engine = Engine(ClusterConfig(num_cpus=1), Reporter())
+engine.check_embedded()
+engine.ensure_ray()
+engine.check_embedded()
+(raylet,) = [
+    int(path.name)
+    for path in Path("/proc").iterdir()
+    if path.name.isdigit()
+    and (path / "cmdline").read_bytes().split(b"\\0")[0].endswith(b"/raylet")
+    and f"PPid:\\t{os.getpid()}\\n" in (path / "status").read_text()
+]
+os.kill(raylet, signal.SIGKILL)
+time.sleep(0.5)
+try:
+    engine.check_embedded()
+except RunError as error:
+    engine.shutdown()
+    print(error, flush=True)
+os._exit(0)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="finds the raylet in /proc")
+def test_embedded_ray_that_died_is_told_at_once() -> None:
+    environment = {**ENVIRONMENT, "RAY_AUTH_MODE": "disabled"}
+    ended = subprocess.run(
+        [sys.executable, "-c", DYING], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120
+    )
+    assert "the Ray cluster is gone" in ended.stdout, ended.stderr

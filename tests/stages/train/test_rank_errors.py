@@ -13,6 +13,7 @@ from ray.train.v2._internal.exceptions import (
 from ray.train.v2.api.exceptions import PreemptionError
 from ray.train.v2.api.preemption import PreemptionInfo
 
+from pipeline import engine_errors
 from pipeline.errors import RunError, UserError
 from stages.train.rank_errors import NodeTakenError, NoRoomError, RankLostError, translated
 from stages.train.spec import TrainSpec
@@ -116,6 +117,15 @@ def test_own_error_beside_a_dead_rank_is_told_first(spec: TrainSpec) -> None:
 def test_any_other_error_is_told_as_a_defect_with_its_cause(spec: TrainSpec) -> None:
     with pytest.raises(RunError, match=r"(?s)training failed.*KeyError: 'logit_scale'.*please report it"):
         fail(spec, WorkerGroupError("failed", {0: KeyError("logit_scale")}))
+
+
+@pytest.mark.parametrize(("lives", "told"), [(True, RankLostError), (False, RunError)])
+def test_dead_controller_is_a_lost_rank_while_the_cluster_lives(
+    spec: TrainSpec, lives: bool, told: type[Exception], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine_errors, "_cluster_lives", lambda: lives)
+    with pytest.raises(told):
+        fail(spec, ActorDiedError())
 
 
 def test_what_is_no_failure_of_training_passes_through(spec: TrainSpec) -> None:
