@@ -20,6 +20,8 @@ from pipeline.errors import RunError
 from pipeline.storage import AlreadyExistsError, Storage, join, open_parquet
 
 FORMAT_VERSION = 1
+_DISTINCT = ("uid_hi", "uid_lo")
+"""Columns of which no dictionary is tried."""
 MANIFEST_NAME = "manifest.json"
 WHOLE_BYTES = 4 << 20
 """Tables up to this size are read whole, so that their digest can be checked."""
@@ -298,7 +300,7 @@ class ArtifactWriter:
     def put_file(
         self, path: str, local: Path, *, rows: int = 0, inputs: str | None = None, sha256: str | None = None
     ) -> FileEntry:
-        """Put a file that was built whole on local disk; `sha256` where whoever wrote it knows its digest."""
+        """Put a file that was built whole on local disk, and use it up; `sha256` where its writer knows the digest."""
         entry = FileEntry(path, rows, local.stat().st_size, sha256 or sha256_file(local), inputs)
         uri = join(self.root, path)
         try:
@@ -314,13 +316,18 @@ class ArtifactWriter:
 
 
 def parquet_bytes(table: pa.Table, *, row_group_rows: int = 1 << 20) -> bytes:
-    """A table as Parquet; equal tables, equal bytes (for one pyarrow version)."""
+    """A table as Parquet; equal tables, equal bytes (for one pyarrow version).
+
+    Where a column is a dictionary, the types of the columns are Parquet's own: it reads as what its values are.
+    """
     sink = io.BytesIO()
     pq.write_table(
         table.replace_schema_metadata(None),
         sink,
         compression="zstd",
         row_group_size=row_group_rows,
+        use_dictionary=[name for name in table.column_names if name not in _DISTINCT],
+        store_schema=not any(pa.types.is_dictionary(field.type) for field in table.schema),
         write_page_checksum=True,
     )
     return sink.getvalue()

@@ -199,6 +199,8 @@ class Engine:
             )
         context = DataContext.get_current()
         context.enable_progress_bars = False
+        # Ray would hold tasks back, mostly to one at a time, until it knew how large their results are: ours are small.
+        context.op_resource_reservation_enabled = False
         context.execution_no_progress_timeout_s = self.config.stalled_after_seconds
         logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # errors are told by us, once
         logging.getLogger("ray.train").setLevel(logging.ERROR)

@@ -6,7 +6,7 @@ stage can read what it must not know. Objects are put whole, never streamed open
 """
 
 import io
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
@@ -87,6 +87,9 @@ class Backend(Protocol):
     def read(self, uri: str, start: int, length: int | None) -> bytes:
         """Bytes [start, start + length), to the end if length is None; FileNotFoundError if absent."""
 
+    def read_many(self, uri: str, ranges: Iterable[tuple[int, int]]) -> Iterator[bytes]:
+        """`read` of each (start, length), in order; one open file serves all where there are files."""
+
     def stat(self, uri: str) -> Stat:
         """Size and version; FileNotFoundError if absent."""
 
@@ -97,7 +100,7 @@ class Backend(Protocol):
         """Put a whole object; FileExistsError if it exists and must not be overwritten."""
 
     def put_file(self, uri: str, local: Path, *, overwrite: bool) -> None:
-        """Put a local file as a whole object; FileExistsError as in `put`."""
+        """Put a local file as a whole object; it may be moved there. FileExistsError as in `put`."""
 
     def compare_and_swap(self, uri: str, old: bytes | None, new: bytes) -> bool:
         """Replace content `old` (None: absent) by `new`; False if it found anything else."""
@@ -170,16 +173,13 @@ class Storage:
 
     def read_range(self, uri: str, offset: int, length: int) -> bytes:
         """Exactly `length` bytes from `offset`; RunError if the object ends before."""
-        data = self._readable(uri).read(uri, offset, length)
-        if len(data) != length:
-            raise RunError(
-                "object is shorter than its index says",
-                where=uri,
-                expected=f"{length} bytes at offset {offset}",
-                found=f"{len(data)} bytes",
-                next_step="the file changed after it was indexed; run again to index it anew",
-            )
-        return data
+        return _whole(self._readable(uri).read(uri, offset, length), uri, offset, length)
+
+    def read_ranges(self, uri: str, ranges: Sequence[tuple[int, int]]) -> Iterator[bytes]:
+        """Exactly `length` bytes from `offset`, for each (offset, length); RunError if the object ends before."""
+        found = self._readable(uri).read_many(uri, ranges)
+        for (offset, length), data in zip(ranges, found, strict=True):
+            yield _whole(data, uri, offset, length)
 
     def open(self, uri: str, *, buffer_size: int = 8 << 20) -> io.BufferedReader:
         """A seekable buffered reader that fetches ranges; for sequential and Parquet reads."""
@@ -204,10 +204,13 @@ class Storage:
         """Objects below a prefix whose names end in `suffix`, sorted by URI; locks and parts of puts if `hidden`."""
         return [stat for stat in self._readable(uri).list(uri, hidden=hidden) if stat.uri.endswith(suffix)]
 
-    def read_table(self, uri: str, columns: Sequence[str] | None = None) -> pa.Table:
-        """A Parquet file as an Arrow table."""
+    def read_table(
+        self, uri: str, columns: Sequence[str] | None = None, *, dictionaries: Sequence[str] = ()
+    ) -> pa.Table:
+        """A Parquet file as an Arrow table; columns of `dictionaries` as such."""
         with self.open(uri) as source:
-            return open_parquet(source).read(columns=list(columns) if columns is not None else None)
+            parquet = open_parquet(source, dictionaries=dictionaries)
+            return parquet.read(columns=list(columns) if columns is not None else None)
 
     def put_once(self, uri: str, data: bytes) -> None:
         """Put an object that never changes; the same bytes already there are fine.
@@ -233,7 +236,10 @@ class Storage:
         reach("after", uri)
 
     def put_file(self, uri: str, local: Path, *, overwrite: bool = True) -> None:
-        """Put a local file whole; without `overwrite`, FileExistsError if the name is taken."""
+        """Put a local file whole; without `overwrite`, FileExistsError if the name is taken.
+
+        The file may be gone afterwards, whatever happens: on the same disk it is moved, not copied.
+        """
         self._writable(uri).put_file(uri, local, overwrite=overwrite)
         reach("after", uri)
 
@@ -269,9 +275,21 @@ class Storage:
         return _backend(self.config.model_dump_json(), is_s3(uri))
 
 
-def open_parquet(source: BinaryIO) -> pq.ParquetFile:
+def _whole(data: bytes, uri: str, offset: int, length: int) -> bytes:
+    if len(data) != length:
+        raise RunError(
+            "object is shorter than its index says",
+            where=uri,
+            expected=f"{length} bytes at offset {offset}",
+            found=f"{len(data)} bytes",
+            next_step="the file changed after it was indexed; run again to index it anew",
+        )
+    return data
+
+
+def open_parquet(source: BinaryIO, *, dictionaries: Sequence[str] = ()) -> pq.ParquetFile:
     """A Parquet file whose pages are checked against their checksums as they are read, where it has them (ours do)."""
-    return pq.ParquetFile(source, page_checksum_verification=True)
+    return pq.ParquetFile(source, page_checksum_verification=True, read_dictionary=list(dictionaries))
 
 
 class _RangeReader(io.RawIOBase):

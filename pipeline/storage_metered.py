@@ -1,5 +1,6 @@
 """A store whose bytes are counted, by operation, for those who watch a run."""
 
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from pipeline.metrics import count
@@ -19,6 +20,15 @@ class MeteredBackend:
         self._count("read", len(data))
         return data
 
+    def read_many(self, uri: str, ranges: Iterable[tuple[int, int]]) -> Iterator[bytes]:
+        num_bytes = 0
+        try:
+            for data in self._backend.read_many(uri, ranges):
+                num_bytes += len(data)
+                yield data
+        finally:
+            self._count("read", num_bytes)
+
     def stat(self, uri: str) -> Stat:
         return self._backend.stat(uri)
 
@@ -30,8 +40,9 @@ class MeteredBackend:
         self._count("put", len(data))
 
     def put_file(self, uri: str, local: Path, *, overwrite: bool) -> None:
+        num_bytes = local.stat().st_size
         self._backend.put_file(uri, local, overwrite=overwrite)
-        self._count("put", local.stat().st_size)
+        self._count("put", num_bytes)
 
     def compare_and_swap(self, uri: str, old: bytes | None, new: bytes) -> bool:
         swapped = self._backend.compare_and_swap(uri, old, new)

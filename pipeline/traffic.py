@@ -47,7 +47,7 @@ def sequential(num_files: int, num_bytes: int) -> Traffic:
     return Traffic(num_bytes, num_files * (1 + math.ceil(each / READ_AHEAD)))
 
 
-def tables(num_files: int, num_bytes: int, share: float = 1.0, stretches: int = 1) -> Traffic:
+def tables(num_files: int, num_bytes: int, share: float = 1.0, stretches: int = 1, *, at_end: bool = False) -> Traffic:
     """Parquet tables of an artifact, or a share of their bytes where only some columns are wanted.
 
     Small tables are read whole, whatever is wanted of them (`Artifact.open_table`).
@@ -57,9 +57,14 @@ def tables(num_files: int, num_bytes: int, share: float = 1.0, stretches: int = 
         num_bytes: of all tables.
         share: of the bytes that are wanted.
         stretches: runs of neighbouring columns that these lie in; each is read ahead of what is wanted.
+        at_end: the last of them ends the table, where there is nothing to read ahead.
     """
     each = num_bytes / max(1, num_files)
     if each <= WHOLE_BYTES:
         return Traffic(num_bytes, num_files)
-    reads = stretches * max(1, math.ceil(each * share / stretches / READ_AHEAD))
-    return Traffic(int(num_files * min(each, reads * READ_AHEAD)), num_files * (_OVERHEAD + reads))
+    wanted = each * share / stretches
+    reads = stretches * max(1, math.ceil(wanted / READ_AHEAD))
+    ahead = reads * READ_AHEAD
+    if at_end:
+        ahead = ahead // stretches * (stretches - 1) + math.ceil(wanted)
+    return Traffic(int(num_files * min(each, ahead)), num_files * (_OVERHEAD + reads))

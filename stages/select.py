@@ -29,7 +29,7 @@ from stages.select_exclude import read_excluded
 from stages.select_filters import write_filters
 from stages.select_frame import Frame, Sources
 from stages.select_plan import plan_select
-from stages.select_rules import first_failing
+from stages.select_rules import judge
 
 __all__ = ["SelectConfig", "SelectStage"]
 
@@ -41,6 +41,7 @@ _IDS = "sample_ids.npy"
 class SelectStage(Stage[SelectConfig]):
     """Keeps what the rule keeps; says of every other sample why not."""
 
+    version = 2
     takes: ClassVar[Mapping[str, Schema]] = {"pool": POOL, "decisions": DECISIONS, "scores": SCORES}
     gives: ClassVar[Schema] = SUBSET
 
@@ -165,25 +166,22 @@ def _judge_group(selection: Selection, storage: Storage, output: ArtifactWriter,
 
 def _judge(selection: Selection, excluded: UidSet, output: ArtifactWriter, bucket: int) -> _Part:
     """Write the reasons of one bucket."""
-    frame = Frame(selection.sources, bucket)
-    evaluation = selection.evaluation()
-    rule = selection.config.rule
-    verdict = evaluation.verdict(rule, frame)
-    failing, texts = first_failing(rule, evaluation, frame)
-    texts = [*texts, KEPT, UNSCORED, EXCLUDED]
+    frame = Frame(selection.sources, bucket, with_uids=True)
+    judged = judge(selection.config.rule, selection.evaluation(), frame)
+    texts = [*judged.reasons, KEPT, UNSCORED, EXCLUDED]
     kept, unscored, out = (len(texts) - 3 + place for place in range(3))
 
-    unknown = ~(verdict.holds | verdict.fails)
-    reason = np.where(verdict.holds, kept, failing)
+    unknown = ~(judged.verdict.holds | judged.verdict.fails)
+    reason = np.where(judged.verdict.holds, kept, judged.failing)
     reason[unknown] = kept if selection.config.unscored == "keep" else unscored
-    reason[excluded.contains(frame.uid_hi, frame.uid_lo)] = out
+    uid_hi, uid_lo = frame.uids
+    reason[excluded.contains(uid_hi, uid_lo)] = out
     # Clauses that read the same are one reason.
-    column = pa.DictionaryArray.from_arrays(pa.array(reason, pa.int32()), pa.array(texts, pa.string())).cast(
-        pa.string()
-    )
+    distinct = sorted(set(texts))
+    number = np.array([distinct.index(text) for text in texts], np.int32)[reason]
+    column = pa.DictionaryArray.from_arrays(pa.array(number), pa.array(distinct, pa.string()))
     entry = output.put_table(
-        bucket_path(bucket, "reasons"),
-        pa.table({"uid_hi": frame.uid_hi, "uid_lo": frame.uid_lo, "reason": column}),
+        bucket_path(bucket, "reasons"), pa.table({"uid_hi": uid_hi, "uid_lo": uid_lo, "reason": column})
     )
     counts: Counter[str] = Counter()
     for place, number in enumerate(np.bincount(reason, minlength=len(texts)).tolist()):
@@ -200,7 +198,7 @@ def _write_ids(output: ArtifactWriter, paths: Sequence[str], kept: int) -> FileE
             header = {"descr": npy.dtype_to_descr(UID_DTYPE), "fortran_order": False, "shape": (kept,)}
             npy.write_array_header_1_0(file, header)
             for path in paths:
-                table = output.storage.read_table(join(output.root, path))
+                table = output.storage.read_table(join(output.root, path), dictionaries=["reason"])
                 rows = table.filter(pc.equal(table["reason"], KEPT))
                 file.write(to_records(rows["uid_hi"].to_numpy(), rows["uid_lo"].to_numpy()).tobytes())
         return output.put_file(_IDS, local, rows=kept)

@@ -1,4 +1,7 @@
-"""`basic` clauses, tested once: captions and language models are read in one pass, what passed is written down."""
+"""`basic` clauses, tested once: captions and language models are read in one pass, what passed is written down.
+
+A row a sample, in the order of the index's bucket; uids are not repeated.
+"""
 
 from collections.abc import Mapping
 
@@ -12,18 +15,13 @@ from stages.kernels.buckets import bucket_path
 from stages.select_config import BasicClause, Path
 from stages.select_frame import FILTERS, filter_column
 
-_UID = ("uid_hi", "uid_lo")
-
 
 def write_filters(
     clauses: Mapping[Path, BasicClause], pool: Artifact, storage: Storage, output: ArtifactWriter, bucket: int
 ) -> FileEntry:
     """Put one column a `basic` clause: which samples of the bucket pass it."""
     names = sorted({name for clause in clauses.values() for name in clause.columns})
-    index = pool.read_table(bucket_path(bucket, "index"), [*_UID, *names])
-    frame = pl.from_arrow(index.drop_columns(list(_UID)))
+    frame = pl.from_arrow(pool.read_table(bucket_path(bucket, "index"), names))
     assert isinstance(frame, pl.DataFrame)
-    columns = {name: index[name] for name in _UID}
-    for path, clause in clauses.items():
-        columns[filter_column(path)] = pa.chunked_array([pa.array(basic_passes(clause, frame, storage))])
-    return output.put_table(bucket_path(bucket, FILTERS), pa.table(columns))
+    passed = {filter_column(path): basic_passes(clause, frame, storage) for path, clause in clauses.items()}
+    return output.put_table(bucket_path(bucket, FILTERS), pa.table(passed))

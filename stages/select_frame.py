@@ -83,32 +83,71 @@ class Values:
 
     keys: tuple[Column, ...]
     """Ranking columns, the better the larger; meaningless where no value is present."""
-    numbers: NDArray[np.float64]
+    raw: NDArray[np.generic]
     present: NDArray[np.bool_]
     is_score: bool = False
     """Whether it comes from a score table, where absent means unscored; absent metadata is simply not there."""
 
+    @property
+    def numbers(self) -> NDArray[np.float64]:
+        """The values themselves."""
+        return self.raw.astype(np.float64)
+
 
 class Frame:
-    """The rows of one bucket of the pool, in uid order, with what the rule needs of them."""
+    """The rows of one bucket of the pool, in uid order, with what the rule needs of them.
 
-    def __init__(self, sources: Sources, bucket: int) -> None:
-        """Read the needed columns of the pool's index and of the decisions."""
-        index = sources.pool.read_table(bucket_path(bucket, "index"), [*_UID, *sources.index_columns()])
-        self.uid_hi, self.uid_lo = (index[name].to_numpy() for name in _UID)
+    Without its uid a row's place, which orders as uids do, is enough to part ties: a cut needs no more.
+    """
+
+    def __init__(self, sources: Sources, bucket: int, *, with_uids: bool = False) -> None:
+        """Read the needed columns of the pool's index and of the decisions.
+
+        Args:
+            sources: where they lie.
+            bucket: which rows.
+            with_uids: read uids too, and compare those of index and decisions.
+
+        Raises:
+            RunError: the decisions are of other samples.
+        """
         self._sources = sources
         self._bucket = bucket
-        self._decisions = _aligned(sources, bucket, index)
-        self.table: pl.DataFrame = _polars(index.drop_columns(list(_UID)))
+        path = bucket_path(bucket, "index")
+        self._num_rows = sources.pool.entry(path).rows
+        uids = list(_UID) if with_uids or RANDOM in sources.names else []
+        columns = uids + sources.index_columns()
+        self.table = _polars(sources.pool.read_table(path, columns)) if columns else pl.DataFrame()
+        self._decisions = pl.DataFrame()
+        if columns := sources.decision_columns():
+            self._decisions = _polars(sources.decisions.read_table(bucket_path(bucket), uids + columns))
+        if self._decisions.width and not self._is_aligned(uids):
+            raise RunError(
+                "decisions and pool do not list the same samples",
+                where=sources.decisions.uri(bucket_path(bucket)),
+                expected=f"the {self._num_rows} uids of the pool's index",
+                found=f"{self._decisions.height} uids, not the same ones",
+            )
 
     def __len__(self) -> int:
-        return len(self.uid_hi)
+        return self._num_rows
+
+    @property
+    def uids(self) -> tuple[NDArray[np.uint64], NDArray[np.uint64]]:
+        """High and low half of each uid, if they were read: [n] each."""
+        high, low = (self.table[name].to_numpy() for name in _UID)
+        return high, low
+
+    @property
+    def place(self) -> NDArray[np.uint64]:
+        """[n] of each row among all of the pool's: the smaller, the smaller its uid."""
+        return np.arange(self._num_rows, dtype=np.uint64) | np.uint64(self._bucket << 32)
 
     def values(self, name: str) -> Values:
         """Values by their name in the rule."""
         if name == RANDOM:
-            drawn = hash_u64(self.uid_hi, self.uid_lo, self._sources.seed)
-            return Values((drawn,), drawn.astype(np.float64), np.ones(len(self), bool))
+            drawn = hash_u64(*self.uids, self._sources.seed)
+            return Values((drawn,), drawn, np.ones(len(self), bool))
         if name == DECISION:
             return self._decision()
         if name in self._sources.selectors:
@@ -123,9 +162,9 @@ class Frame:
         return np.asarray(output.storage.read_table(uri, [filter_column(path)])[0].to_numpy())
 
     def keys(self, values: Values, direction: str) -> Keys:
-        """Ranking keys: the value, best or worst first, then the smaller uid."""
+        """Ranking keys: the value, best or worst first, then the smaller uid, as its place has it."""
         columns = values.keys if direction == "top" else tuple(ascending(column) for column in values.keys)
-        return Keys((*columns, ascending(self.uid_hi), ascending(self.uid_lo)))
+        return Keys((*columns, ascending(self.place)))
 
     def _decision(self) -> Values:
         """Ties between posteriors are many: the mean score parts them."""
@@ -136,7 +175,11 @@ class Frame:
         else:
             decided = self._decisions["pattern"].to_numpy() != ALL_ABSTAIN
         tie = np.where(mean.present, mean.keys[0], np.uint32(0))
-        return Values((*posterior.keys, tie), posterior.numbers, decided, is_score=True)
+        return Values((*posterior.keys, tie), posterior.raw, decided, is_score=True)
+
+    def _is_aligned(self, uids: Sequence[str]) -> bool:
+        same = (self.table[name].equals(self._decisions[name]) for name in uids)
+        return self._decisions.height == self._num_rows and all(same)
 
 
 def column_values(column: pl.Series) -> Values:
@@ -151,34 +194,19 @@ def column_values(column: pl.Series) -> Values:
         )
     numeric = column.cast(pl.UInt8) if column.dtype == pl.Boolean else column
     present = numeric.is_not_null().to_numpy()
-    raw = numeric.fill_null(0).to_numpy()
+    raw = (numeric.fill_null(0) if numeric.null_count() else numeric).to_numpy()
     if raw.dtype == np.float16:
         raw = raw.astype(np.float32)
-    if raw.dtype.kind == "f":
-        present = present & ~np.isnan(raw)
-        raw = np.where(present, raw, raw.dtype.type(0))
-    return Values((order_key(raw),), raw.astype(np.float64), present)
+    if raw.dtype.kind == "f" and (unknown := np.isnan(raw)).any():
+        present = present & ~unknown
+        raw = np.where(unknown, raw.dtype.type(0), raw)
+    return Values((order_key(raw),), raw, present)
 
 
 def read_missing(pool: Artifact, bucket: int, columns: Sequence[str]) -> pl.DataFrame:
     """Metadata rows of a bucket that have no sample in the pool."""
     path = bucket_path(bucket, "missing")
     return _polars(pool.read_table(path, list(columns)))
-
-
-def _aligned(sources: Sources, bucket: int, index: pa.Table) -> pl.DataFrame:
-    columns = sources.decision_columns()
-    if not columns:
-        return pl.DataFrame()
-    decisions = sources.decisions.read_table(bucket_path(bucket), [*_UID, *columns])
-    if not all(decisions[name].equals(index[name]) for name in _UID):
-        raise RunError(
-            "decisions and pool do not list the same samples",
-            where=sources.decisions.uri(bucket_path(bucket)),
-            expected=f"{index.num_rows} uids of the pool's index",
-            found=f"{decisions.num_rows} uids",
-        )
-    return _polars(decisions.drop_columns(list(_UID)))
 
 
 def _polars(table: pa.Table) -> pl.DataFrame:

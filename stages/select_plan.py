@@ -6,7 +6,7 @@ from pipeline.stage import Size, StagePlan
 from pipeline.traffic import sequential, writes
 from stages.kernels.buckets import UID_BYTES, buckets_of_size, planned_pass
 from stages.kernels.radix import planned_search
-from stages.select_config import SelectConfig
+from stages.select_config import DECISION, SelectConfig
 
 _FULLEST = 1 / 8
 """Share of similarities in one bin of their first 16 bits: doubles of 0.1 to 0.4 differ in the bits behind."""
@@ -27,11 +27,15 @@ def plan_select(config: SelectConfig, inputs: Mapping[str, Size], rates: Mapping
     buckets = buckets_of_size(pool)
     kept = round(pool.rows * (config.final_fraction() or _KEPT))
     columns = len(config.clip_columns()) + 1
-    one_pass = planned_pass(pool, UID_BYTES + _COLUMN_BYTES * columns, stretches=2)
-    one_pass += planned_pass(decisions, UID_BYTES + 4 * (1 + len(config.names())))
+    ranked, decided = _COLUMN_BYTES * columns, 4 * (1 + len(config.names()))
+    # Metadata ends the index, and selectors' scores the decisions.
+    one_pass = planned_pass(pool, ranked, at_end=True)
+    one_pass += planned_pass(decisions, decided, at_end=DECISION not in config.names())
+    last_pass = planned_pass(pool, UID_BYTES + ranked, stretches=2, at_end=True)
+    last_pass += planned_pass(decisions, UID_BYTES + decided)
     reasons = Size(pool.rows, pool.rows * UID_BYTES, buckets)
     searches = planned_search(pool.rows, _FULLEST)
-    traffic = one_pass.times(searches + 1) + sequential(buckets, reasons.bytes)
+    traffic = one_pass.times(searches) + last_pass + sequential(buckets, reasons.bytes)
     traffic += writes(buckets + max(1, kept * UID_BYTES // _PIECE))
     text = _CAPTION_BYTES if config.filter_columns() else 0
     cuts = min(buckets, max(16, _CUT_GROUPS // columns))

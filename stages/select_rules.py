@@ -85,15 +85,14 @@ class Evaluation:
         clause = cut.clause
         if isinstance(clause, ClipScoreClause):
             values = column_values(frame.table[clause.column])
-            if self.inclusive:
-                return Keys(values.keys).take(values.present), len(frame)
-            return frame.keys(values, "top").take(values.present), len(frame)
+            keys = Keys(values.keys) if self.inclusive else frame.keys(values, "top")
+            return _taken(keys, values.present), len(frame)
         values = frame.values(clause.by)
         keys = frame.keys(values, cut.direction)
         if clause.of == "selected":
             mask = self.selected(cut.before, frame)
-            return keys.take(values.present & mask), int(mask.sum())
-        return keys.take(values.present), len(frame) if clause.of == "pool" else int(values.present.sum())
+            return _taken(keys, values.present & mask), int(mask.sum())
+        return _taken(keys, values.present), len(frame) if clause.of == "pool" else int(values.present.sum())
 
     def selected(self, before: tuple[Prior, ...], frame: Frame) -> NDArray[np.bool_]:
         """Rows that all of these clauses let through."""
@@ -149,14 +148,32 @@ def cut_clauses(rule: Rule, path: Path = (), before: tuple[Prior, ...] = ()) -> 
         yield from cut_clauses(child.rule, child.path, child.before)
 
 
-def first_failing(rule: Rule, evaluation: Evaluation, frame: Frame) -> tuple[NDArray[np.int64], list[str]]:
-    """For each row the number of the first clause of the outermost `all` that fails, and the clauses' reasons."""
+@dataclass(frozen=True)
+class Judgement:
+    """What a whole rule says of each row, and why."""
+
+    verdict: Verdict
+    failing: NDArray[np.intp]
+    """[n] number of the first clause of the outermost `all` that fails; of no meaning where none does."""
+    reasons: list[str]
+    """Of those clauses."""
+
+
+def judge(rule: Rule, evaluation: Evaluation, frame: Frame) -> Judgement:
+    """Evaluate a rule whose cuts are known, each clause once."""
     if not rule.all:
-        return np.zeros(len(frame), np.int64), [rule.reason]
-    fails = [
-        evaluation.verdict(child.rule, frame, child.path, child.before).fails for child in children_of(rule, (), ())
-    ]
-    return np.argmax(np.stack(fails), axis=0), [child.reason for child in rule.all]
+        return Judgement(evaluation.verdict(rule, frame), np.zeros(len(frame), np.intp), [rule.reason])
+    clauses = [evaluation.verdict(child.rule, frame, child.path, child.before) for child in children_of(rule, (), ())]
+    holds, fails = [clause.holds for clause in clauses], [clause.fails for clause in clauses]
+    verdict = Verdict(np.logical_and.reduce(holds), np.logical_or.reduce(fails))
+    failing = np.full(len(frame), len(fails), np.intp)
+    for number in reversed(range(len(fails))):
+        failing[fails[number]] = number
+    return Judgement(verdict, failing, [child.reason for child in rule.all])
+
+
+def _taken(keys: Keys, rows: NDArray[np.bool_]) -> Keys:
+    return keys if rows.all() else keys.take(rows)
 
 
 def _of_values(values: Values, holds: NDArray[np.bool_]) -> Verdict:

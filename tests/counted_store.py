@@ -1,7 +1,7 @@
 """Counts requests as an object store would be asked, while the bytes lie on the local disk."""
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -32,6 +32,9 @@ class CountedStore(LocalBackend):
         self.asked.update(gets=1, bytes=len(data))
         self.reads[uri] += 1
         return data
+
+    def read_many(self, uri: str, ranges: Iterable[tuple[int, int]]) -> Iterator[bytes]:
+        return (self.read(uri, start, length) for start, length in ranges)
 
     def opened(self, folder: Path) -> set[str]:
         """Files below a folder of which anything was read, relative to it."""

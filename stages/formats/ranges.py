@@ -69,8 +69,10 @@ def read_pieces(
     Raises:
         RunError: the file ends before a piece does.
     """
-    for part in coalesce(offset, length, max_gap=MAX_GAP if is_s3(uri) else MAX_LOCAL_GAP):
-        data = memoryview(storage.read_range(uri, part.offset, part.length))
+    parts = coalesce(offset, length, max_gap=MAX_GAP if is_s3(uri) else MAX_LOCAL_GAP)
+    begins, sizes = offset.tolist(), length.tolist()
+    for part, data in zip(parts, storage.read_ranges(uri, [part[:2] for part in parts]), strict=True):
+        view = memoryview(data)
         for piece in range(part.first, part.stop):
-            begin = int(offset[piece]) - part.offset
-            yield data[begin : begin + int(length[piece])]
+            begin = begins[piece] - part.offset
+            yield view[begin : begin + sizes[piece]]

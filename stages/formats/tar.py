@@ -178,6 +178,7 @@ _PLAIN_HEADER = tarfile.TarInfo()
 _PLAIN_HEADER.mode = _MODE
 _TEMPLATE = bytearray(_PLAIN_HEADER.tobuf(tarfile.USTAR_FORMAT))
 """Header of an empty file without a name; name, size and checksum are filled in."""
+_PADDING = bytes(BLOCK)
 _NAME, _SIZE, _CHECKSUM = slice(0, 100), slice(124, 135), slice(148, 155)
 _MOST_PLAIN = 8**11
 _SUM = sum(_TEMPLATE[: _CHECKSUM.start]) + sum(_TEMPLATE[_CHECKSUM.start + 8 :]) + 8 * ord(" ")
@@ -222,9 +223,7 @@ class TarWriter:
 
     def add(self, name: str, data: bytes) -> None:
         """Append one member."""
-        self._write(tar_header(name, len(data)))
-        self._write(data)
-        self._write(bytes(-len(data) % BLOCK))
+        self._write(b"".join((tar_header(name, len(data)), data, _PADDING[: -len(data) % BLOCK])))
 
     def close(self) -> None:
         """Write the end marker and fill the last record."""

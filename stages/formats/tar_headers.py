@@ -253,9 +253,11 @@ def _number(field: bytes) -> int:
     if field[0] in (0x80, 0xFF):  # GNU: base 256 in two's complement, for what octal digits cannot hold
         return int.from_bytes(field[1:], "big") if field[0] == 0x80 else -1
     digits = field.partition(b"\0")[0].strip()
-    if not all(byte in b"01234567" for byte in digits):
+    if not digits:
+        return 0
+    if not digits.isdigit() or b"8" in digits or b"9" in digits:
         raise _HeaderError(f"a header field that is no octal number: {digits!r}")
-    return int(digits, 8) if digits else 0
+    return int(digits, 8)
 
 
 def entries_of(data: bytes) -> Iterator[Entry]:

@@ -2,18 +2,28 @@
 
 import polars as pl
 
-_WORD = r"[^\s\x1c-\x1f]+"
-"""What `str.split()` splits off: besides Unicode's white space Python counts four separators of ASCII."""
+_SPACE = r"\s\x1c-\x1f"
+"""What `str.split()` splits at: besides Unicode's white space Python counts four separators of ASCII."""
+_LETTER, _GAP = f"[^{_SPACE}]", f"[{_SPACE}]"
+_MOST_SOUGHT = 16
+"""Words that one pattern asks for; where there must be more, all are counted."""
 
 
-def num_words(text: pl.Expr) -> pl.Expr:
-    """Words between white space, as `len(text.split())` counts them."""
-    return text.str.count_matches(_WORD)
+def at_least_words(text: pl.Expr, number: int) -> pl.Expr:
+    """Whether there are so many words between white space, as `len(text.split())` counts them.
+
+    A search ends at the last word that is asked for: mostly long before the caption does.
+    """
+    if number == 0:
+        return text.is_not_null()
+    if number > _MOST_SOUGHT:
+        return text.str.count_matches(f"{_LETTER}+") >= number
+    return text.str.contains(f"{_LETTER}(?:{_LETTER}*{_GAP}+{_LETTER}){{{number - 1}}}")
 
 
 def long_enough(text: pl.Expr, *, min_words: int, min_chars: int) -> pl.Expr:
     """At least so many words and code points."""
-    return (num_words(text) >= min_words) & (text.str.len_chars() >= min_chars)
+    return at_least_words(text, min_words) & (text.str.len_chars() >= min_chars)
 
 
 def large_enough(width: pl.Expr, height: pl.Expr, *, min_side: int, max_aspect: float) -> pl.Expr:

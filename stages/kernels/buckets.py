@@ -36,9 +36,10 @@ def buckets_of_size(size: Size) -> int:
     return size.buckets or planned_buckets(size.rows)
 
 
-def planned_pass(size: Size, row_bytes: float, stretches: int = 1) -> Traffic:
+def planned_pass(size: Size, row_bytes: float, stretches: int = 1, *, at_end: bool = False) -> Traffic:
     """One pass over a bucketed table, of whose rows so many bytes are wanted; see `tables`."""
-    return tables(buckets_of_size(size), size.bytes, min(1.0, row_bytes * size.rows / max(1, size.bytes)), stretches)
+    share = min(1.0, row_bytes * size.rows / max(1, size.bytes))
+    return tables(buckets_of_size(size), size.bytes, share, stretches, at_end=at_end)
 
 
 def check_same_cut(bits: int, others: Sequence[tuple[str, int]]) -> None:

@@ -47,13 +47,14 @@ def order_key(values: NDArray[np.generic]) -> Column:
 
 
 def _float_key(values: NDArray[np.generic]) -> Column:
-    num_nan = int(np.isnan(values).sum())
+    num_nan = int(np.count_nonzero(np.isnan(values)))
     if num_nan:
         raise ValueError(f"{num_nan} of {len(values)} values are NaN and cannot be ranked")
     unsigned, signed, bits = _SIGNED_BITS[values.dtype.name]
-    raw = np.where(values == 0, values.dtype.type(0), values).view(unsigned)
-    negative = (raw.view(signed) >> (bits - 1)).view(unsigned)  # all ones where the sign bit is set
-    key: Column = raw ^ (negative | unsigned(1 << (bits - 1)))
+    raw = np.add(values, 0, dtype=values.dtype).view(unsigned)  # -0 + 0 is +0; nothing else changes
+    key: Column = (raw.view(signed) >> (bits - 1)).view(unsigned)  # all ones where the sign bit is set
+    key |= unsigned(1 << (bits - 1))
+    key ^= raw
     return key
 
 
@@ -97,13 +98,13 @@ class Cut:
         """Which rows rank at or above the threshold."""
         if self.threshold is None:
             return np.zeros(len(keys), bool)
-        kept = np.zeros(len(keys), bool)
-        tied = np.ones(len(keys), bool)
-        for column, bound in zip(keys.columns, self.threshold, strict=True):
-            limit = column.dtype.type(bound)
-            kept |= tied & (column > limit)
-            tied &= column == limit
-        return kept | tied
+        first, bound = keys.columns[0], keys.columns[0].dtype.type(self.threshold[0])
+        kept = first > bound
+        tied = np.flatnonzero(first == bound)
+        if len(self.threshold) > 1:  # mostly few rows, and only of them further columns are looked at
+            tied = tied[Cut(self.threshold[1:]).keeps(Keys(keys.columns[1:]).take(tied))]
+        kept[tied] = True
+        return kept
 
 
 def top_count(fraction: float, n: int) -> int:

@@ -38,6 +38,7 @@ def test_store_keeps_the_contract(store: Store, place: str, tmp_path: Path) -> N
     (tmp_path / "file").write_bytes(b"from disk")
     with pytest.raises(FileExistsError):
         storage.put_file(join(place, "once"), tmp_path / "file", overwrite=False)
+    (tmp_path / "file").write_bytes(b"from disk")
     storage.put_file(join(place, "once"), tmp_path / "file")
     assert storage.read_bytes(join(place, "once")) == b"from disk"
     storage.delete(join(place, "once"))

@@ -119,6 +119,7 @@ def test_writer_repeats_a_part_quietly_and_refuses_a_different_one(tmp_path: Pat
     local = tmp_path / "local"
     local.write_bytes(b"tar")
     writer.put_file("shard.tar", local, rows=1)
+    local.write_bytes(b"tar")
     writer.put_file("shard.tar", local, rows=1)
     local.write_bytes(b"rat")
     with pytest.raises(AlreadyExistsError, match=r"shard\.tar"):

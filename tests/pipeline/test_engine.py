@@ -56,6 +56,12 @@ def test_map_on_ray_runs_outside_this_process(ray_engine: Engine) -> None:
 
 
 @pytest.mark.ray
+def test_tasks_run_side_by_side_from_the_first_on(ray_engine: Engine, tmp_path: Path) -> None:
+    meet = partial(_meet, str(tmp_path))
+    assert ray_engine.map(meet, [(0, 1), (1, 0)], name="meeting") == [True, True]
+
+
+@pytest.mark.ray
 def test_user_error_of_a_task_arrives_whole_and_unwrapped(ray_engine: Engine) -> None:
     for engine in (ray_engine, _in_process()):
         with pytest.raises(UserError) as caught:
@@ -111,3 +117,14 @@ def test_map_of_more_items_than_blocks_gives_each_its_result(
 ) -> None:
     monkeypatch.setattr("pipeline.engine._MOST_BLOCKS", 3)
     assert ray_engine.map(_square, range(8), name="few blocks") == [n * n for n in range(8)]
+
+
+def _meet(folder: str, who: tuple[int, int]) -> bool:
+    """Whether the other task came while this one waited."""
+    mine, other = who
+    Path(folder, str(mine)).touch()
+    for _ in range(600):
+        if Path(folder, str(other)).exists():
+            return True
+        time.sleep(0.05)
+    return False

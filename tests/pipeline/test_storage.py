@@ -3,6 +3,7 @@
 import contextlib
 import os
 import pickle
+import tempfile
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -105,8 +106,33 @@ def test_put_file_without_overwrite_keeps_what_is_there(place: tuple[Storage, st
     with pytest.raises(FileExistsError):
         storage.put_file(join(root, "file"), local, overwrite=False)
     assert storage.read_bytes(join(root, "file")) == b"first"
+    local.write_bytes(b"second")
     storage.put_file(join(root, "file"), local)
     assert storage.read_bytes(join(root, "file")) == b"second"
+
+
+def test_put_file_from_another_disk_is_the_same_file(tmp_path: Path) -> None:
+    memory = Path("/dev/shm")
+    if not memory.is_dir() or memory.stat().st_dev == tmp_path.stat().st_dev:
+        pytest.skip("no other disk here")
+    with tempfile.NamedTemporaryFile(dir=memory) as local:
+        local.write(b"from memory")
+        local.flush()
+        Storage().put_file(str(tmp_path / "root" / "file"), Path(local.name))
+    assert (tmp_path / "root" / "file").read_bytes() == b"from memory"
+    assert [path.name for path in (tmp_path / "root").iterdir()] == ["file"]
+
+
+def test_ranges_of_an_object_come_in_the_order_asked_for(place: tuple[Storage, str]) -> None:
+    storage, root = place
+    uri = join(root, "ranges")
+    storage.put(uri, bytes(range(100)))
+    asked = [(10, 5), (0, 3), (97, 3), (20, 0), (10, 1)]
+    assert list(storage.read_ranges(uri, asked)) == [bytes(range(start, start + size)) for start, size in asked]
+    found = storage.read_ranges(uri, [(0, 2), (98, 3)])
+    assert next(found) == bytes([0, 1])
+    with pytest.raises(RunError, match="shorter than its index says"):
+        next(found)
 
 
 def test_compare_and_swap_replaces_only_what_it_expected(place: tuple[Storage, str]) -> None:

@@ -42,3 +42,12 @@ def test_columns_of_large_tables_cost_no_more_bytes_than_the_whole(
 def test_twice_the_files_are_twice_the_traffic(share: float) -> None:
     size = 50 << 20
     assert tables(20, 20 * size, share) == tables(10, 10 * size, share).times(2)
+
+
+def test_nothing_is_read_ahead_behind_the_end_of_a_table() -> None:
+    size = 100 << 20
+    middle, end = tables(3, 3 * size, 0.04), tables(3, 3 * size, 0.04, at_end=True)
+    assert (middle.read_bytes, end.read_bytes) == (3 * READ_AHEAD, 3 * (4 << 20))
+    assert middle.gets == end.gets
+    both = tables(1, size, 0.08, stretches=2, at_end=True)
+    assert both.read_bytes == READ_AHEAD + (4 << 20)

@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline.artifact import ArtifactWriter
-from pipeline.errors import UserError
+from pipeline.errors import RunError, UserError
 from pipeline.rates import RatesConfig
 from pipeline.stage import Size, StageResult
 from pipeline.storage import Storage
@@ -249,6 +249,24 @@ def test_select_golden_subset_file(tmp_path):
     np.save(sink, to_records(hi[:2], lo[:2]))
     assert data == sink.getvalue()
     assert hashlib.sha256(data).hexdigest() == "7599ab9efbe54b1f536207b60fb07661c754cd329b8e1d5f2c75223a8a07ddb5"
+
+
+def test_select_reads_reasons_as_plain_text(world):
+    subset = world.select(top("mimic", 0.3, "pool"))
+    table = pq.read_table(subset.uri("reasons/bucket-00000.parquet"))
+    assert table.schema.field("reason").type == pa.string()
+    assert {"kept"} < set(table["reason"].to_pylist())
+
+
+def test_select_refuses_decisions_of_other_samples(world):
+    _, other = random_uids(N, 1)
+    table = pa.table({"uid_hi": world.hi, "uid_lo": other, "p_keep": world.p_keep, "pattern": np.ones(N, "u8")})
+    table = table.append_column("mean_score", pa.array(world.mean))
+    files = put_buckets(ArtifactWriter(str(world.root / "others"), Storage()), table, world.bits)
+    summary = {"scales": {}, "method": "label_model", "bucket_bits": world.bits}
+    world.decisions = commit(world.root / "others", "decisions", StageResult(files, summary))
+    with pytest.raises(RunError, match="do not list the same samples"):
+        world.select(top("p_keep", 0.3))
 
 
 def test_select_keeping_nothing_warns_and_writes_an_empty_file(world, capsys):

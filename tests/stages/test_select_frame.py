@@ -1,5 +1,7 @@
 """What a rule sees of one bucket."""
 
+from dataclasses import replace
+
 import numpy as np
 import polars as pl
 import pyarrow as pa
@@ -78,8 +80,35 @@ def test_frame_random_depends_on_seed_and_uid_alone(tmp_path):
 
 
 def test_frame_of_other_samples_than_the_decisions_is_an_error(tmp_path):
+    Frame(make_sources(tmp_path / "same"), 0, with_uids=True)
     with pytest.raises(RunError, match="do not list the same samples"):
-        Frame(make_sources(tmp_path, shift=1), 0)
+        Frame(make_sources(tmp_path / "shifted", shift=1), 0, with_uids=True)
+
+
+def test_frame_of_fewer_samples_than_the_decisions_is_an_error_at_once(tmp_path):
+    sources = make_sources(tmp_path)
+    hi, lo = random_uids(N - 1)
+    fewer = make_pool(tmp_path / "fewer", hi, lo)
+    with pytest.raises(RunError, match=r"do not list the same samples[\s\S]*the 5 uids"):
+        Frame(replace(sources, pool=fewer, names=("p_keep",)), 0)
+
+
+def test_frame_place_orders_as_uids_do_over_all_buckets(tmp_path):
+    hi, lo = random_uids(200)
+    pool = make_pool(tmp_path, hi, lo, bits=3)
+    sources = Sources(pool, make_sources(tmp_path / "d").decisions, (), (), 0)
+    frames = [Frame(sources, bucket, with_uids=True) for bucket in range(8)]
+    place = np.concatenate([frame.place for frame in frames])
+    assert [len(frame) for frame in frames] == [len(frame.uids[0]) for frame in frames]
+    assert np.array_equal(np.concatenate([frame.uids[0] for frame in frames]), hi)
+    assert (place[1:] > place[:-1]).all()
+
+
+def test_absent_values_are_not_present_and_numbers_stay_what_they_are():
+    values = column_values(pl.Series("x", [1.5, None, float("nan"), -0.0], dtype=pl.Float64))
+    assert values.present.tolist() == [True, False, False, True]
+    assert values.numbers[[0, 3]].tolist() == [1.5, 0.0]
+    assert column_values(pl.Series("n", [3, 1, 2])).numbers.tolist() == [3.0, 1.0, 2.0]
 
 
 def test_frame_reads_only_what_the_rule_names(tmp_path):

@@ -1,4 +1,5 @@
 import itertools
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -61,9 +62,10 @@ def test_file_that_ends_early_is_an_error(tmp_path: Path) -> None:
 class _Reads(Storage):
     """Answers every range with zeros and remembers it."""
 
-    def read_range(self, uri: str, offset: int, length: int) -> bytes:
-        asked.append((uri, offset, length))
-        return bytes(length)
+    def read_ranges(self, uri: str, ranges: Sequence[tuple[int, int]]) -> Iterator[bytes]:
+        for offset, length in ranges:
+            asked.append((uri, offset, length))
+            yield bytes(length)
 
 
 asked: list[tuple[str, int, int]] = []

@@ -3,20 +3,34 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stages.kernels.basic import large_enough, long_enough, num_words
+from stages.kernels.basic import at_least_words, large_enough, long_enough
 
 
 def one(frame, expression):
     return pl.DataFrame(frame).select(expression).to_series().to_list()
 
 
+SPACES = " \t\n\x0b\x1c\x1d\x1e\x1f\x85\xa0\u2003\u3000\u200b"
+
+
 @given(
-    st.text(
-        st.one_of(st.characters(codec="utf-8"), st.sampled_from(" \t\n\x0b\x1c\x1d\x1e\x1f\x85\xa0\u2003\u3000\u200b"))
-    )
+    text=st.text(st.one_of(st.sampled_from("a"), st.sampled_from(SPACES), st.characters(codec="utf-8"))),
+    number=st.one_of(st.integers(0, 6), st.sampled_from([15, 16, 17, 18])),
 )
-def test_num_words_equals_python_split(text):
-    assert one({"text": [text]}, num_words(pl.col("text"))) == [len(text.split())]
+def test_at_least_words_equals_python_split(text, number):
+    assert one({"text": [text]}, at_least_words(pl.col("text"), number)) == [len(text.split()) >= number]
+
+
+@pytest.mark.parametrize("number", [1, 2, 15, 16, 17, 40])
+def test_at_least_words_at_its_bound(number):
+    texts = [" ".join(["\u00e4b"] * count) for count in (number - 1, number, number + 1)]
+    assert one({"text": texts}, at_least_words(pl.col("text"), number)) == [False, True, True]
+
+
+def test_absent_caption_has_no_words_that_are_enough():
+    frame = pl.DataFrame({"text": [None, "a"]})
+    assert frame.select(at_least_words(pl.col("text"), 0)).to_series().to_list() == [False, True]
+    assert frame.select(at_least_words(pl.col("text"), 1).fill_null(False)).to_series().to_list() == [False, True]
 
 
 @pytest.mark.parametrize(
