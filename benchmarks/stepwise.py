@@ -4,10 +4,12 @@ So two trainers that nobody can call step by step are measured in interleaved pa
 """
 
 import multiprocessing
+import os
 import socket
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -18,6 +20,8 @@ from benchmarks.measure import PeakMemory, Run
 
 PATIENCE_SECONDS = 900
 _GOODBYE_SECONDS = 10
+_GIVING_BACK = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
+"""glibc's allocator told to give memory back when it is freed, not at some later time."""
 
 
 class Gate:
@@ -49,7 +53,13 @@ class Stepper:
     """A training that does as many steps as it is told."""
 
     def __init__(
-        self, work: Callable[..., None], *arguments: Any, counts: Mapping[str, int], world_size: int = 1, threads: int
+        self,
+        work: Callable[..., None],
+        *arguments: Any,
+        counts: Mapping[str, int],
+        world_size: int = 1,
+        threads: int,
+        for_memory: bool = False,
     ) -> None:
         """Start it.
 
@@ -60,12 +70,15 @@ class Stepper:
             counts: what each step handles.
             world_size: ranks, each a process, joined by gloo.
             threads: of each rank's arithmetic.
+            for_memory: what is freed is given back at once. Peaks are then what is needed, and the same each time; else
+                they are several percent more or less by chance. It costs time.
         """
         self._counts, self._name = counts, work.__name__
         context = multiprocessing.get_context("spawn")
         self._pipe, there = context.Pipe()
         self._process = context.Process(target=_first, args=(there, work, arguments, world_size, threads))
-        self._process.start()
+        with _giving_memory_back() if for_memory else nullcontext():
+            self._process.start()
         there.close()
         self.peak_bytes = 0
         """Peak resident memory above idle, of all ranks, so far."""
@@ -94,6 +107,21 @@ class Stepper:
         self._process.join(_GOODBYE_SECONDS)
         if self._process.is_alive():
             self._process.kill()
+
+
+@contextmanager
+def _giving_memory_back() -> Iterator[None]:
+    """For processes that start meanwhile, and for theirs."""
+    before = {name: os.environ.get(name) for name in _GIVING_BACK}
+    os.environ.update(_GIVING_BACK)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name)
+            else:
+                os.environ[name] = value
 
 
 def _first(

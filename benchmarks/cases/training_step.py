@@ -1,14 +1,15 @@
 """What scores, reweighting and ledger add to a training step: the same trainer with `method: uniform` and no reference.
 
 Both are whole trainers over the same pool; single steps are timed in turn. Batches are loaded while a trainer waits for
-its turn, so that decoding is in neither's step. Memory is the peak of all ranks above what they hold without a model.
+its turn, so that decoding is in neither's step. Memory is the peak of all ranks above what they hold without a model,
+in further starts in which freed memory is given back at once.
 """
 
 import tempfile
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from benchmarks.measure import Pairs, bootstrap, run_pairs
+from benchmarks.measure import Pairs, Run, run_pairs
 from benchmarks.record import Line, Target
 from benchmarks.scale.shards import SMALL_PICTURES
 from benchmarks.scale.training_pool import put_training_pool
@@ -20,7 +21,7 @@ from stages.models.config import ModelConfig
 from stages.train.config import TrainConfig
 
 _SAMPLES = 512
-_MODEL_OF_LONG_STEPS = "ViT-S-32"
+_OTHER_MODEL = "ViT-S-32"
 
 
 class _Setting(NamedTuple):
@@ -37,19 +38,19 @@ class _Size(NamedTuple):
     pairs: int
     """Steps of each trainer that are timed in all."""
     starts: int
-    """How often both are started anew; each time gives a pair for the memory."""
+    """How often both are started anew for that."""
+    memory_pairs: int
+    """Starts of both for the memory."""
 
 
+_STEPS_FOR_MEMORY = 3
 _SIZES = {
-    "short": _Size((_Setting("ViT-B-32", 4, 1), _Setting(_MODEL_OF_LONG_STEPS, 8, 2)), 10, 1),
+    "short": _Size((_Setting(_OTHER_MODEL, 4, 2),), 8, 1, 1),
     "full": _Size(
-        tuple(
-            _Setting(model, size, ranks)
-            for model, size in (("ViT-B-32", 8), (_MODEL_OF_LONG_STEPS, 32))
-            for ranks in (1, 2)
-        ),
+        tuple(_Setting(model, size, ranks) for model, size in (("ViT-B-32", 4), (_OTHER_MODEL, 8)) for ranks in (1, 2)),
         40,
-        5,
+        2,
+        3,
     ),
 }
 
@@ -68,34 +69,56 @@ def measure(form: str) -> list[Line]:
 
 def _measure(setting: _Setting, size: _Size, pool: tuple[Artifact, str], folder: Path) -> list[Line]:
     reference = put_reference(folder / "reference", ModelConfig(name=setting.model))
-    timed, peaks = Pairs(), []
+    timed = Pairs()
     for start in range(size.starts):
         with (
-            _trainer(setting, pool, folder / f"ours-{start}", method="mimic", reference=reference) as ours,
-            _trainer(setting, pool, folder / f"theirs-{start}", method="uniform", reference=None) as theirs,
+            _trainer(setting, pool, folder / f"ours-{start}", reference) as ours,
+            _trainer(setting, pool, folder / f"theirs-{start}", None) as theirs,
         ):
             pairs = run_pairs(ours.steps, theirs.steps, size.pairs // size.starts)
             timed.ours.extend(pairs.ours)
             timed.theirs.extend(pairs.theirs)
-            peaks.append((ours.peak_bytes, theirs.peak_bytes))
+
+    def peak(weights: Artifact | None) -> Run:
+        place = folder / f"memory-{next(numbers)}"
+        with _trainer(setting, pool, place, weights, for_memory=True) as trainer:
+            trainer.steps(_STEPS_FOR_MEMORY)
+            return Run(0.0, {"ranks": setting.ranks}, trainer.peak_bytes)
+
+    numbers = iter(range(1 << 30))
+    remembered = run_pairs(lambda: peak(reference), lambda: peak(None), size.memory_pairs, warm_up=0)
     what, against = "training step with scores, weights, ledger", "`method: uniform`, no ledger"
     counts = {"samples_a_step": setting.batch_size, "ranks": setting.ranks}
-    memory = bootstrap([mine / other for mine, other in peaks])
-    facts = {"peak_bytes": {"ours": peaks[0][0], "theirs": peaks[0][1]}, "precision": "fp32", "device": "cpu"}
+    peaks = {"ours": remembered.ours[0].peak_bytes, "theirs": remembered.theirs[0].peak_bytes}
+    facts = {"peak_bytes": peaks, "precision": "fp32", "device": "cpu"}
     seconds = timed.seconds()
     return [
         Line(f"{what}: time; {setting}", against, timed.slowdown(), Target(1.03, "lower"), len(timed), counts, seconds),
-        Line(f"{what}: memory; {setting}", against, memory, Target(1.02, "lower"), len(peaks), counts, facts=facts),
+        Line(
+            f"{what}: memory; {setting}",
+            against,
+            remembered.memory(),
+            Target(1.02, "lower"),
+            len(remembered),
+            counts,
+            facts=facts,
+        ),
     ]
 
 
 def _trainer(
-    setting: _Setting, pool: tuple[Artifact, str], folder: Path, *, method: Any, reference: Artifact | None
+    setting: _Setting,
+    pool: tuple[Artifact, str],
+    folder: Path,
+    reference: Artifact | None,
+    *,
+    for_memory: bool = False,
 ) -> Stepper:
+    """With a reference it scores, weighs and keeps a ledger."""
     threads = 2 // setting.ranks
     config = TrainConfig(
         model=ModelConfig(name=setting.model),
-        method=method,
+        method="uniform" if reference is None else "mimic",
         samples_seen=_SAMPLES,  # more than are trained on: no epoch ends, so nothing is saved
         batch_size=setting.batch_size,
         lanes=2,
@@ -106,4 +129,6 @@ def _trainer(
     )
     counts = {"samples": setting.batch_size}
     arguments = (pool, config, reference, str(folder))
-    return Stepper(run_training, *arguments, counts=counts, world_size=setting.ranks, threads=threads)
+    return Stepper(
+        run_training, *arguments, counts=counts, world_size=setting.ranks, threads=threads, for_memory=for_memory
+    )

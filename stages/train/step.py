@@ -118,6 +118,7 @@ class Step:
             tangents.append(self._tangents(piece, direction))
         local = _concatenated(outputs)
         outcome, weights = self._judge(batch, local, _concatenated(tangents), direction)
+        del direction, tangents  # the backward pass is where memory runs short
         gradients, scalar_gradients = self._gradients(batch, local, weights)
         for index, (piece, cotangents) in enumerate(zip(pieces, _split(gradients, len(pieces)), strict=True)):
             last = index == len(pieces) - 1
