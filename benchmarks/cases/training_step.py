@@ -49,8 +49,8 @@ _SIZES = {
     "full": _Size(
         tuple(_Setting(model, size, ranks) for model, size in (("ViT-B-32", 4), (_OTHER_MODEL, 8)) for ranks in (1, 2)),
         40,
+        1,
         2,
-        3,
     ),
 }
 

@@ -136,3 +136,25 @@ def test_append_refuses_steps_that_do_not_follow(tmp_path: Path) -> None:
     ledger.append(4, **batch(1))
     with pytest.raises(ValueError, match="step 6 does not follow step 4"):
         ledger.append(6, **batch(1))
+
+
+@pytest.mark.parametrize("sizes", [[5, 4, 3, 8, 1], [4, 4], [9], [0, 4, 0], [0]])
+def test_rows_of_any_number_of_blocks_stay_in_their_order(
+    sizes: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("stages.train.ledger._BLOCK_ROWS", 4)
+    writer = ArtifactWriter(str(tmp_path), Storage())
+    ledger, batches = Ledger(writer, 0), [batch(rows, 100 * place) for place, rows in enumerate(sizes)]
+    for step, found in enumerate(batches):
+        ledger.append(step, **found)
+        for column in found.values():
+            column[:] = 0  # the caller's arrays are used again
+    part = ledger.cut()
+    assert part is not None
+    table = writer.storage.read_table(str(tmp_path / part.path))
+    assert table.schema.equals(LEDGER)
+    assert table["step"].to_pylist() == [step for step, rows in enumerate(sizes) for _ in range(rows)]
+    wanted = [batch(rows, 100 * place) for place, rows in enumerate(sizes)]
+    for name in ("uid_hi", "uid_lo", "visit", "score", "weight", "loss"):
+        kind = table[name].to_numpy().dtype
+        assert table[name].to_pylist() == [value for found in wanted for value in found[name].astype(kind).tolist()]
