@@ -26,6 +26,10 @@ class Traffic:
     def __add__(self, other: "Traffic") -> "Traffic":
         return Traffic(self.read_bytes + other.read_bytes, self.gets + other.gets, self.puts + other.puts)
 
+    def part(self, number: int, of: int) -> "Traffic":
+        """So many of as many equal parts."""
+        return Traffic(self.read_bytes * number // of, self.gets * number // of, self.puts * number // of)
+
     def times(self, number: int) -> "Traffic":
         """The same, so many times."""
         return Traffic(self.read_bytes * number, self.gets * number, self.puts * number)

@@ -27,12 +27,13 @@ from stages.formats.ranges import read_pieces
 from stages.formats.tar import TarWriter, read_members
 from stages.formats.uid_set import UidSet
 from stages.kernels.grouping import consecutive_groups
-from stages.kernels.uid import to_hex
+from stages.kernels.uid import to_hex, uid_visit_order
 from stages.reshard_config import ReshardConfig
 from stages.reshard_plan import plan_reshard
 
-_SLICE_RECORDS = 16 << 20
-_GROUP_ROWS = 4 << 20
+_SLICE_RECORDS = 4 << 20
+_GROUP_ROWS = 16 << 20
+"""Of the pool, looked up by one task: each reads the whole subset, so that fewer of them read less."""
 _MANY_GROUPS = 64
 _WRITE_BUFFER = 1 << 20
 
@@ -174,16 +175,22 @@ def _groups(pool: Artifact) -> list[tuple[FileEntry, ...]]:
 
 
 def _find_kept(parts: tuple[FileEntry, ...], *, pool: Artifact, subset_uri: str) -> list[KeptRows]:
-    """Look the uids of order parts up in the subset, slice by slice, so that any subset fits into memory."""
-    tables = [pool.read_table(part.path, ["uid_hi", "uid_lo"]) for part in parts]
-    hi = [table["uid_hi"].to_numpy() for table in tables]
-    lo = [table["uid_lo"].to_numpy() for table in tables]
-    masks = [np.zeros(len(part), np.bool_) for part in hi]
+    """Look the uids of order parts up in the subset, slice by slice, so that any subset fits into memory.
+
+    Both are sorted, so that each uid is looked up in one slice alone, however many there are.
+    """
+    table = pa.concat_tables([pool.read_table(part.path, ["uid_hi", "uid_lo"]) for part in parts])
+    hi, lo = (table[name].to_numpy() for name in ("uid_hi", "uid_lo"))
+    order = uid_visit_order(hi, lo, np.zeros(len(hi), np.uint8))
+    hi, lo = hi[order], lo[order]
+    found = np.zeros(len(hi), np.bool_)
     for slice_hi, slice_lo in SubsetFile.open(pool.storage, subset_uri).slices(_SLICE_RECORDS):
-        uids = UidSet(slice_hi, slice_lo)
-        for mask, part_hi, part_lo in zip(masks, hi, lo, strict=True):
-            mask |= uids.contains(part_hi, part_lo)
-    return [KeptRows.of(part.path, 0, mask) for part, mask in zip(parts, masks, strict=True)]
+        first, last = np.searchsorted(hi, slice_hi[0], "left"), np.searchsorted(hi, slice_hi[-1], "right")
+        found[first:last] |= UidSet(slice_hi, slice_lo).contains(hi[first:last], lo[first:last])
+    mask = np.empty(len(found), np.bool_)
+    mask[order] = found
+    ends = np.cumsum([part.rows for part in parts])
+    return [KeptRows.of(part.path, 0, own) for part, own in zip(parts, np.split(mask, ends[:-1]), strict=True)]
 
 
 def _check_found(found: int, wanted: int, uri: str) -> None:
@@ -212,7 +219,7 @@ def _write_shard(
     return WrittenShard((entry, writer.put_bytes(side_files.stats_name(shard.number), stats)), num_renamed)
 
 
-def _copy(tar: TarWriter, samples: Iterator[tuple[str, list[tuple[str, bytes]]]]) -> int:
+def _copy(tar: TarWriter, samples: Iterator[tuple[str, list[tuple[str, memoryview]]]]) -> int:
     """Write all samples; how many of them needed a folder for themselves.
 
     Pools joined from several crawls can have the same key twice. Two such samples in one shard would be read as one,
@@ -233,7 +240,7 @@ def _copy(tar: TarWriter, samples: Iterator[tuple[str, list[tuple[str, bytes]]]]
 
 def _samples(
     shard: OutputShard, pool: Artifact, pool_path: str, storage: Storage
-) -> Iterator[tuple[str, list[tuple[str, bytes]]]]:
+) -> Iterator[tuple[str, list[tuple[str, memoryview]]]]:
     """Uid and members of each sample of an output shard, in order."""
     numbers = pool.read_table("shards.parquet", ["shard", "path"])
     paths = dict(zip(numbers["shard"].to_pylist(), numbers["path"].to_pylist(), strict=True))
@@ -247,7 +254,7 @@ def _samples(
             uids = to_hex(run["uid_hi"].to_numpy(), run["uid_lo"].to_numpy()).to_pylist()
             pieces = read_pieces(storage, uri, run["offset"].to_numpy(), run["length"].to_numpy())
             for uid, data in zip(uids, pieces, strict=True):
-                yield uid, read_members(bytes(data))
+                yield uid, read_members(data)
 
 
 def _read_rows(pool: Artifact, piece: KeptRows) -> pa.Table:

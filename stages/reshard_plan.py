@@ -7,8 +7,8 @@ from pipeline.traffic import Traffic, sequential, tables, writes
 from stages.kernels.grouping import planned_shard_groups
 from stages.reshard_config import ReshardConfig
 
-_SLICE_RECORDS = 16 << 20
-_GROUP_ROWS = 4 << 20
+_SLICE_RECORDS = 4 << 20
+_GROUP_ROWS = 16 << 20
 _MANY_GROUPS = 64
 _RANGE_MEMORY = 400 << 20
 _RANGE_BYTES = 64 << 20

@@ -1,8 +1,9 @@
 """Decisions and score tables to a subset: one rule, bucket by bucket, every sample accounted for."""
 
 import tempfile
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -36,6 +37,7 @@ __all__ = ["SelectConfig", "SelectStage"]
 KEPT, EXCLUDED, UNSCORED = "kept", "excluded", "unscored"
 _GROUPS = 256
 _IDS = "sample_ids.npy"
+_READERS = 2
 
 
 class SelectStage(Stage[SelectConfig]):
@@ -99,13 +101,10 @@ class SelectStage(Stage[SelectConfig]):
         names, clip_scores = tuple(self.config.names()), tuple(self.config.clip_columns())
         sources = Sources(pool, decisions, names, clip_scores, self.config.seed, context.output)
         sources.check(self.config.basic_columns())
-        filters: list[FileEntry] = []
-        if self.config.basics():
-            clauses = {path: clause.absolute() for path, clause in self.config.basics().items()}
-            test = partial(write_filters, clauses, pool, context.storage, context.output)
-            filters = context.engine.map(test, range(num_buckets), name="select: basic filter")
+        clauses = {path: clause.absolute() for path, clause in self.config.basics().items()}
+        test = partial(write_filters, clauses, pool, context.storage, context.output) if clauses else None
         selection = Selection(self.config, sources)
-        cuts = find_cuts(context.engine, selection, num_buckets)
+        cuts, filters = find_cuts(context.engine, selection, num_buckets, prepare=test)
         selection = selection.with_cuts({found.cut.path: found.threshold for found in cuts})
 
         groups = bucket_groups(num_buckets, _GROUPS)
@@ -191,17 +190,29 @@ def _judge(selection: Selection, excluded: UidSet, output: ArtifactWriter, bucke
 
 
 def _write_ids(output: ArtifactWriter, paths: Sequence[str], kept: int) -> FileEntry:
-    """The subset file, spooled to local disk a bucket at a time; buckets in order are uids in order."""
+    """The subset file, put together on local disk; buckets in order are uids in order.
+
+    Memory: of the rows of `_READERS` buckets.
+    """
     with tempfile.TemporaryDirectory(prefix="subset-") as folder:
         local = Path(folder) / _IDS
         with local.open("wb") as file:
             header = {"descr": npy.dtype_to_descr(UID_DTYPE), "fortran_order": False, "shape": (kept,)}
             npy.write_array_header_1_0(file, header)
-            for path in paths:
-                table = output.storage.read_table(join(output.root, path), dictionaries=["reason"])
-                rows = table.filter(pc.equal(table["reason"], KEPT))
-                file.write(to_records(rows["uid_hi"].to_numpy(), rows["uid_lo"].to_numpy()).tobytes())
+            with ThreadPoolExecutor(_READERS) as readers:
+                first, later = paths[:_READERS], paths[_READERS:]
+                reading = deque(readers.submit(_kept_uids, output, path) for path in first)
+                for path in [*later, *[None] * len(first)]:
+                    file.write(reading.popleft().result())
+                    if path is not None:
+                        reading.append(readers.submit(_kept_uids, output, path))
         return output.put_file(_IDS, local, rows=kept)
+
+
+def _kept_uids(output: ArtifactWriter, path: str) -> bytes:
+    table = output.storage.read_table(join(output.root, path), dictionaries=["reason"])
+    rows = table.filter(pc.equal(table["reason"], KEPT))
+    return to_records(rows["uid_hi"].to_numpy(), rows["uid_lo"].to_numpy()).tobytes()
 
 
 def _describe(found: CutFound) -> dict[str, Any]:

@@ -1,21 +1,39 @@
-"""The lines that `top`, `bottom` and `clip_score` clauses draw through the whole pool, all found together."""
+"""The lines that `top`, `bottom` and `clip_score` clauses draw through the whole pool, all found together.
 
-from collections.abc import Mapping, Sequence
+A sample brackets each line where it can, and one pass finds it; else a radix search takes a few (`kernels.bracket`,
+`kernels.radix`). Whatever way it was found, it keeps the same rows.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.artifact import FileEntry, entries_rows
 from pipeline.engine import Engine
+from stages.kernels.bracket import (
+    EVERYTHING,
+    MAX_INSIDE,
+    SAMPLE_ROWS,
+    Bracket,
+    Inside,
+    bracket_of,
+    inside_keys,
+    settle,
+)
 from stages.kernels.buckets import bucket_groups
-from stages.kernels.radix import Cut, Keys, Request, Search, candidates, histogram, top_count
+from stages.kernels.radix import MAX_COLLECTED, Cut, Keys, Request, Search, candidates, histogram, top_count
 from stages.select_config import ClipScoreClause, Path, SelectConfig
 from stages.select_frame import Frame, Sources, column_values, read_missing
 from stages.select_rules import CutClause, Evaluation, cut_clauses
 
 _HISTOGRAMS = 512
 """Histograms (of 512 KiB) that may meet on the driver in one pass."""
+SAMPLED_BUCKETS = 2
+Prepare = Callable[[int], FileEntry]
+"""What is done with each bucket before a line is sought in it."""
 
 
 @dataclass(frozen=True)
@@ -51,39 +69,107 @@ class CutFound:
 class _Answer:
     base: int
     widths: tuple[int, ...]
-    counts: NDArray[np.int64] | None
-    keys: Keys | None
+    counts: NDArray[np.int64] | None = None
+    keys: Keys | None = None
+    inside: Inside | None = None
 
 
-def find_cuts(engine: Engine, selection: Selection, num_buckets: int) -> list[CutFound]:
-    """Find all cuts of the rule; those that do not wait for others are sought in the same passes."""
+_Ask = Request | Bracket
+_Answers = tuple[list[FileEntry], list[list[_Answer]]]
+"""What was prepared, and for each clause what was found in the buckets of a group."""
+
+
+def find_cuts(
+    engine: Engine, selection: Selection, num_buckets: int, prepare: Prepare | None = None
+) -> tuple[list[CutFound], list[FileEntry]]:
+    """Find all cuts of the rule; those that do not wait for others are sought in the same passes.
+
+    Args:
+        engine: runs the passes.
+        selection: the rule and its tables.
+        num_buckets: of the pool.
+        prepare: done with each bucket in the first pass, before anything is sought there.
+
+    Returns:
+        The cuts in the order of their clauses, and what was prepared.
+    """
     wanted = list(cut_clauses(selection.config.rule))
     found: dict[Path, CutFound] = {}
     searches: dict[Path, Search] = {}
     bases: dict[Path, int] = {}
-    while len(found) < len(wanted):
-        known = {path: each.threshold for path, each in found.items()}
-        ready = [cut for cut in wanted if cut.path not in found and cut.after <= known.keys()]
-        asked = [(cut, searches[cut.path].request() if cut.path in searches else Request(())) for cut in ready]
-        groups = bucket_groups(num_buckets, max(16, _HISTOGRAMS // len(ready)))
-        task = partial(_answer, selection.with_cuts(known), asked)
-        answers = engine.map(task, groups, name="select: cuts", weigh=len)
-        for place, (cut, request) in enumerate(asked):
-            parts = [part for group in answers for part in group[place]]
+    prepared: list[FileEntry] = []
+    while len(found) < len(wanted) or prepare is not None:
+        known = selection.with_cuts({path: each.threshold for path, each in found.items()})
+        ready = [cut for cut in wanted if cut.path not in found and cut.after <= known.cuts.keys()]
+        brackets = _brackets(known, [cut for cut in ready if cut.path not in searches], num_buckets)
+        asked: list[tuple[CutClause, _Ask]] = [
+            (cut, searches[cut.path].request() if cut.path in searches else brackets.get(cut.path, Request(())))
+            for cut in ready
+        ]
+        num_counted = sum(isinstance(ask, Request) for _, ask in asked)
+        num_groups = max(16, _HISTOGRAMS // num_counted) if num_counted else num_buckets
+        task = partial(_pass, known, asked, prepare)
+        name = "select: cuts" if prepare is None else "select: basic filter"
+        answers: list[_Answers] = engine.map(task, bucket_groups(num_buckets, num_groups), name=name, weigh=len)
+        prepared += [entry for entries, _ in answers for entry in entries]
+        prepare = None
+        for place, (cut, ask) in enumerate(asked):
+            parts = [part for _, group in answers for part in group[place]]
             if cut.path not in searches:
-                bases[cut.path] = sum(part.base for part in parts)
-                if _is_inclusive(cut, selection.config):
-                    bases[cut.path] -= int(selection.sources.pool.summary["without_metadata"])
+                bases[cut.path] = _base(cut, selection, sum(part.base for part in parts))
                 searches[cut.path] = Search(parts[0].widths, wanted_rows(cut, bases[cut.path], selection.config))
             search = searches[cut.path]
-            if request.collect:
+            assert search.k is not None
+            if isinstance(ask, Bracket):
+                search.cut = settle([part.inside for part in parts if part.inside is not None], search.k)
+            elif ask.collect:
                 search.collect([part.keys for part in parts if part.keys is not None])
             else:
                 search.feed(np.sum([part.counts for part in parts if part.counts is not None], axis=0))
             if search.cut is not None:
-                assert search.k is not None
                 found[cut.path] = CutFound(cut, bases[cut.path], search.k, search.cut)
-    return [found[cut.path] for cut in wanted]
+    return [found[cut.path] for cut in wanted], prepared
+
+
+def _brackets(selection: Selection, cuts: Sequence[CutClause], num_buckets: int) -> dict[Path, Bracket]:
+    """Where lines will lie, by clause, from the first rows of a few buckets; none where that narrows too little.
+
+    Buckets are cut by uid, so that their rows are as good as drawn at random. What is ranked among the selected rows
+    alone is not sampled: whether a row is one of them may be found out only in the pass itself.
+    """
+    cuts = [cut for cut in cuts if isinstance(cut.clause, ClipScoreClause) or cut.clause.of != "selected"]
+    if not cuts:
+        return {}
+    if entries_rows(selection.sources.pool.files("index/")) <= MAX_COLLECTED:
+        return {cut.path: EVERYTHING for cut in cuts}
+    count = min(num_buckets, SAMPLED_BUCKETS)
+    drawn: dict[Path, list[tuple[Keys, int]]] = {cut.path: [] for cut in cuts}
+    for bucket in (number * num_buckets // count for number in range(count)):
+        frame = Frame(selection.sources, bucket)
+        for cut in cuts:
+            drawn[cut.path] += _rankable(selection, cut, frame, bucket)
+    found = {cut.path: _bracket(selection, cut, drawn[cut.path], num_buckets / count, len(cuts)) for cut in cuts}
+    return {path: bracket for path, bracket in found.items() if bracket is not None}
+
+
+def _bracket(
+    selection: Selection, cut: CutClause, drawn: Sequence[tuple[Keys, int]], times: float, number: int
+) -> Bracket | None:
+    """From the rows of some buckets, of which the pool has so many times as many; one of a number of brackets."""
+    num_rows = times * sum(len(keys) for keys, _ in drawn)
+    base = _base(cut, selection, round(times * sum(base for _, base in drawn)))
+    sample = np.concatenate([keys.columns[0][: SAMPLE_ROWS // len(drawn)] for keys, _ in drawn])
+    if not len(sample):
+        return None
+    bracket = bracket_of(sample, wanted_rows(cut, base, selection.config) / num_rows)
+    held = np.count_nonzero(bracket.holds(sample)) / len(sample) * num_rows
+    return bracket if held <= MAX_INSIDE / 2 / number else None
+
+
+def _base(cut: CutClause, selection: Selection, num_rows: int) -> int:
+    """What a fraction is of, from the rows that were counted."""
+    without = int(selection.sources.pool.summary["without_metadata"]) if _is_inclusive(cut, selection.config) else 0
+    return max(0, num_rows - without)
 
 
 def wanted_rows(cut: CutClause, base: int, config: SelectConfig) -> int:
@@ -106,35 +192,47 @@ def _is_inclusive(cut: CutClause, config: SelectConfig) -> bool:
     return config.datacomp_compatible and isinstance(cut.clause, ClipScoreClause)
 
 
-def _answer(
-    selection: Selection, asked: Sequence[tuple[CutClause, Request]], buckets: Sequence[int]
-) -> list[list[_Answer]]:
-    """For each clause, answers of a group of buckets (histograms already added up)."""
-    evaluation = selection.evaluation()
+def _pass(
+    selection: Selection,
+    asked: Sequence[tuple[CutClause, _Ask]],
+    prepare: Prepare | None,
+    buckets: Sequence[int],
+) -> _Answers:
+    """Over a group of buckets (histograms already added up)."""
+    prepared: list[FileEntry] = []
     answers: list[list[_Answer]] = [[] for _ in asked]
+    most = MAX_INSIDE // max(1, len(asked))
     for bucket in buckets:
+        if prepare is not None:
+            prepared.append(prepare(bucket))
+        if not asked:
+            continue
         frame = Frame(selection.sources, bucket)
-        for place, (cut, request) in enumerate(asked):
-            keys, base = evaluation.rankable(cut, frame)
-            _add(answers[place], keys, base, request)
-            if isinstance(cut.clause, ClipScoreClause) and _is_inclusive(cut, selection.config):
-                _add(answers[place], *_rows_without_sample(selection, cut.clause, bucket), request)
-    return answers
+        for place, (cut, ask) in enumerate(asked):
+            for keys, base in _rankable(selection, cut, frame, bucket):
+                _add(answers[place], keys, base, ask, most)
+    return prepared, answers
 
 
-def _add(answers: list[_Answer], keys: Keys, base: int, request: Request) -> None:
-    if request.collect:
-        answers.append(_Answer(base, keys.widths, None, candidates(keys, request)))
+def _rankable(selection: Selection, cut: CutClause, frame: Frame, bucket: int) -> Iterator[tuple[Keys, int]]:
+    """Keys of the rows of a bucket among which a clause ranks, and how many rows its fraction is of."""
+    yield selection.evaluation().rankable(cut, frame)
+    if isinstance(cut.clause, ClipScoreClause) and _is_inclusive(cut, selection.config):
+        missing = read_missing(selection.sources.pool, bucket, [cut.clause.column])
+        values = column_values(missing[cut.clause.column])
+        yield Keys(values.keys).take(values.present), missing.height
+
+
+def _add(answers: list[_Answer], keys: Keys, base: int, ask: _Ask, most: int) -> None:
+    if isinstance(ask, Bracket):
+        answers.append(_Answer(base, keys.widths, inside=inside_keys(keys, ask, most)))
         return
-    counts = histogram(keys, request)
+    if ask.collect:
+        answers.append(_Answer(base, keys.widths, keys=candidates(keys, ask)))
+        return
+    counts = histogram(keys, ask)
     if answers:
         last = answers.pop()
         assert last.counts is not None
         base, counts = base + last.base, counts + last.counts
-    answers.append(_Answer(base, keys.widths, counts, None))
-
-
-def _rows_without_sample(selection: Selection, clause: ClipScoreClause, bucket: int) -> tuple[Keys, int]:
-    rows = read_missing(selection.sources.pool, bucket, [clause.column])
-    values = column_values(rows[clause.column])
-    return Keys(values.keys).take(values.present), rows.height
+    answers.append(_Answer(base, keys.widths, counts))

@@ -1,13 +1,14 @@
 """How time and memory grow with the rows: each stage behind the training at three sizes of equal buckets.
 
-The exponent is the slope of log time over log rows. Time is that of this process on one partition after the other, so
-that neither the start of workers nor idle cores flatten it. A driver that holds no rows is as large at every size.
+The exponent is the slope of log time over log rows. Time is that of one process on one partition after the other, so
+that neither the start of workers nor idle cores flatten it, after a run over a small pool, so that nothing is done for
+the first time. A driver that holds no rows is as large at every size.
 """
 
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -19,11 +20,9 @@ from benchmarks.scale.tables import put_pool
 from benchmarks.scale.uids import Uids
 from benchmarks.workplace import data_stages, engine, run_stage, scratch
 from pipeline.artifact import Artifact
-from pipeline.rates import RatesConfig
-from pipeline.stage import Size
+from pipeline.engine import Engine
 
 _VISITS = 3
-_RATES = RatesConfig().model_dump()
 _FLAT_BYTES = 64 << 20
 """What the driver may hold more at the largest size than at the smallest."""
 
@@ -35,32 +34,28 @@ class _Size(NamedTuple):
 
 
 _SIZES = {
-    "short": _Size((62_500, 250_000, 1_000_000), 62_500, 2),
-    "full": _Size((1_000_000, 10_000_000, 100_000_000), 1_000_000, 10),
+    "short": _Size((50_000, 200_000, 800_000), 50_000, 2),
+    "full": _Size((333_333, 3_333_333, 33_333_333), 333_333, 3),  # 1, 10 and 100 million rows of the ledger
 }
-
-
-class _Stages(NamedTuple):
-    """Seconds of each stage in one process, and peaks above idle."""
-
-    seconds: dict[str, float]
-    peaks: dict[str, int]
+_SMALL = 1_000
+_Seconds = dict[str, float]
+"""Of each stage."""
 
 
 def measure(form: str) -> list[Line]:
     """A line a stage for the time, one for the driver's memory."""
     size = _SIZES[form]
-    runs: dict[int, list[_Stages]] = {}
+    runs: dict[int, list[_Seconds]] = {}
     drivers: dict[int, int] = {}
-    for num_samples in size.samples:
-        with scratch() as folder:
-            inputs = _inputs(num_samples, size, folder)
-            runs[num_samples] = [
-                in_fresh_process(_in_one_process, inputs, folder / f"{number}")[0] for number in range(size.repeats)
-            ]
-            drivers[num_samples] = in_fresh_process(_driver, inputs, folder / "driver")[0]
-    counts = {f"samples_{number}": num_samples for number, num_samples in enumerate(size.samples)}
-    lines = [_growth(name, runs, counts, size) for name in runs[size.samples[0]][0].seconds]
+    with scratch() as place:
+        small = _inputs(_SMALL, size, place)
+        for num_samples in size.samples:
+            with scratch() as folder:
+                inputs = _inputs(num_samples, size, folder)
+                runs[num_samples] = in_fresh_process(_in_one_process, small, inputs, folder, size.repeats)[0]
+                drivers[num_samples] = in_fresh_process(_driver, small, inputs, folder)[0]
+    counts = {f"ledger_rows_{number}": num_samples * _VISITS for number, num_samples in enumerate(size.samples)}
+    lines = [_growth(name, runs, counts) for name in runs[size.samples[0]][0]]
     more = drivers[size.samples[-1]] - drivers[size.samples[0]]
     flat = Line(
         "growth: driver's memory, largest size minus smallest",
@@ -74,24 +69,21 @@ def measure(form: str) -> list[Line]:
     return [*lines, flat]
 
 
-def _growth(name: str, runs: Mapping[int, list[_Stages]], counts: Mapping[str, int], size: _Size) -> Line:
+def _growth(name: str, runs: Mapping[int, list[_Seconds]], counts: Mapping[str, int]) -> Line:
     sizes = list(runs)
     slopes = [
-        float(np.polyfit(np.log(sizes), np.log([runs[rows][number].seconds[name] for rows in sizes]), 1)[0])
-        for number in range(size.repeats)
+        float(np.polyfit(np.log(sizes), np.log([found[name] for found in repeat]), 1)[0])
+        for repeat in zip(*runs.values(), strict=True)
     ]
-    peaks = {rows: max(run.peaks[name] for run in runs[rows]) for rows in sizes}
-    facts = {"peak_bytes_of_task_and_driver": peaks, "planned_peak_task_bytes": _planned(name, size)}
-    seconds = {f"{rows:,}": float(np.median([run.seconds[name] for run in runs[rows]])) for rows in sizes}
+    seconds = {f"{rows:,}": float(np.median([run[name] for run in runs[rows]])) for rows in sizes}
     return Line(
         f"growth of {name}: exponent of time in rows",
         "linear",
         bootstrap(slopes),
         Target(1.05, "lower"),
-        size.repeats,
+        len(slopes),
         counts,
         seconds,
-        facts,
     )
 
 
@@ -104,39 +96,28 @@ def _inputs(num_samples: int, size: _Size, folder: Path) -> dict[str, Artifact]:
     }
 
 
-def _run_all(executor: Any, inputs: Mapping[str, Artifact], out: Path) -> _Stages:
+def _run_all(here: Engine, inputs: Mapping[str, Artifact], out: Path) -> _Seconds:
     made = dict(inputs)
-    result = _Stages({}, {})
-    with engine(executor) as here:
-        for name, (stage, makes, reads) in data_stages().items():
-            with PeakMemory() as memory:
-                begun = time.perf_counter()
-                made[makes] = run_stage(stage, out / name, makes, here, inputs={role: made[role] for role in reads})
-                result.seconds[name] = time.perf_counter() - begun
-            result.peaks[name] = memory.above_idle
-    return result
+    seconds: _Seconds = {}
+    for name, (stage, makes, reads) in data_stages().items():
+        begun = time.perf_counter()
+        made[makes] = run_stage(stage, out / name, makes, here, inputs={role: made[role] for role in reads})
+        seconds[name] = time.perf_counter() - begun
+    return seconds
 
 
-def _in_one_process(inputs: Mapping[str, Artifact], out: Path) -> _Stages:
-    return _run_all("in_process", inputs, out)
+def _in_one_process(
+    small: Mapping[str, Artifact], inputs: Mapping[str, Artifact], out: Path, repeats: int
+) -> list[_Seconds]:
+    with engine("in_process") as here:
+        _run_all(here, small, out / "small")
+        return [_run_all(here, inputs, out / f"{number}") for number in range(repeats)]
 
 
-def _driver(inputs: Mapping[str, Artifact], out: Path) -> int:
+def _driver(small: Mapping[str, Artifact], inputs: Mapping[str, Artifact], out: Path) -> int:
     """Peak of the driver's own memory above idle, while Ray's workers do the work."""
-    with engine(), PeakMemory(children=False) as memory:
-        _run_all("ray", inputs, out)
+    with engine() as on_ray:
+        _run_all(on_ray, small, out / "small-on-ray")
+        with PeakMemory(children=False) as memory:
+            _run_all(on_ray, inputs, out / "driver")
     return memory.above_idle
-
-
-def _planned(name: str, size: _Size) -> int:
-    """What the stage says of a task, for buckets of this size."""
-    stage = data_stages()[name][0]
-    rows = size.bucket_rows
-    sizes = {
-        "training": Size(rows * _VISITS, 0),
-        "pool": Size(rows, 0),
-        "votes": Size(rows, 0),
-        "decisions": Size(rows, 0),
-        "scores/mimic": Size(rows * _VISITS, 0),
-    }
-    return stage.plan(sizes, _RATES).peak_task_bytes

@@ -34,14 +34,15 @@ _TOLERANCE = 1e-5
 class _Size(NamedTuple):
     rows: int
     bits: int
-    pairs: int
+    counting_pairs: int
+    fits: int
     snorkel_rows: int
     snorkel_pairs: int
 
 
 _SIZES = {
-    "short": _Size(2_000_000, 1, 5, 200_000, 2),
-    "full": _Size(POOL_ROWS, 6, 10, 5_000_000, 3),  # Snorkel holds about 600 bytes a row of 12 voters
+    "short": _Size(2_000_000, 1, 2, 2, 100_000, 1),
+    "full": _Size(POOL_ROWS, 6, 3, 10, 2_000_000, 1),
 }
 
 
@@ -71,9 +72,9 @@ def _measure(size: _Size, num_voters: int, ours: Engine, folder: Path) -> list[L
         patterns = pl.scan_parquet(paths(votes)).select(names).group_by(names).len().collect()
         return Run(time.perf_counter() - begun, {"rows": int(patterns["len"].sum())})
 
-    counting = run_pairs(count, polars, size.pairs)
+    counting = run_pairs(count, polars, size.counting_pairs)
     patterns = np.arange(3**num_voters, dtype=np.uint64)  # all there can be, though not all occur
-    runs = [in_fresh_process(_fit_and_predict, tallies[0], patterns)[1] for _ in range(size.pairs)]
+    runs = [in_fresh_process(_fit_and_predict, tallies[0], patterns)[1] for _ in range(size.fits)]
     seconds, peaks = [run.seconds for run in runs], [run.peak_bytes or 0 for run in runs]
     what = f"label model, {num_voters} voters"
     known = {**rows, "patterns": len(patterns)}
@@ -84,7 +85,7 @@ def _measure(size: _Size, num_voters: int, ours: Engine, folder: Path) -> list[L
             f"{SECONDS:g} s",
             bootstrap([each / SECONDS for each in seconds]),
             Target(1, "lower"),
-            size.pairs,
+            size.fits,
             known,
             {"ours": float(np.median(seconds))},
             facts,
@@ -94,7 +95,7 @@ def _measure(size: _Size, num_voters: int, ours: Engine, folder: Path) -> list[L
             f"{BYTES / 1e9:g} GB above idle",
             bootstrap([each / BYTES for each in peaks]),
             Target(1, "lower"),
-            size.pairs,
+            size.fits,
             known,
             facts={**facts, "peak_bytes": int(np.median(peaks))},
         ),
@@ -103,7 +104,7 @@ def _measure(size: _Size, num_voters: int, ours: Engine, folder: Path) -> list[L
             "one-process Polars group_by",
             counting.slowdown(),
             None,
-            size.pairs,
+            size.counting_pairs,
             known,
             counting.seconds(),
         ),

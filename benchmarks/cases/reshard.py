@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from benchmarks.measure import Run, in_fresh_process, run_pairs
+from benchmarks.measure import Run, run_pairs
 from benchmarks.record import Line, Target
 from benchmarks.scale.artifacts import committed
 from benchmarks.scale.draws import rows, uniform
@@ -23,8 +23,7 @@ from benchmarks.scale.uids import Uids
 from benchmarks.workplace import engine, run_stage, scratch
 from pipeline.artifact import Artifact, ArtifactWriter
 from pipeline.engine import Engine
-from pipeline.rates import RatesConfig
-from pipeline.stage import ExternalFiles, Size
+from pipeline.stage import ExternalFiles
 from pipeline.storage import Storage
 from stages.formats.npy import subset_bytes
 from stages.kernels.uid import to_hex
@@ -41,80 +40,89 @@ class _Size(NamedTuple):
     samples: int
     shard_size: int
     copy_pairs: int
+    webdataset_samples: int
+    """Fewer, as it takes many times as long."""
     webdataset_pairs: int
 
 
-_SIZES = {"short": _Size(8_000, 1_000, 5, 3), "full": _Size(60_000, 10_000, 10, 10)}
+_SIZES = {"short": _Size(20_000, 2_500, 5, 4_000, 3), "full": _Size(120_000, 5_000, 10, 20_000, 10)}
 
 
 def measure(form: str) -> list[Line]:
     """Two lines."""
     size = _SIZES[form]
-    uids = Uids(size.samples)
-    with scratch() as folder, engine() as ours:
-        put_shards(folder / "shards", uids, shard_size=size.shard_size)
-        inputs = {"pool": _index(folder, ours), "subset": _subset(folder, uids)}
-        source = folder / "kept"
-        numbers = iter(range(1 << 30))
+    with engine() as ours:
+        return [_against_copy(size, ours), _against_webdataset(size, ours)]
 
-        def stage() -> Run:
-            out = folder / f"ours-{next(numbers)}"
-            begun = time.perf_counter()
-            made = _ours(ours, inputs, folder, size.shard_size, out)
-            seconds = time.perf_counter() - begun
-            if not source.exists():
-                _check(made, inputs["subset"], folder)
-                _join(made, source)
-            shutil.rmtree(out)
-            return Run(seconds, {"samples": made.summary["samples"], "bytes": made.summary["bytes"]})
 
-        def copy() -> Run:
-            begun = time.perf_counter()
-            _copy(source, folder / "copied")
-            seconds = time.perf_counter() - begun
-            return Run(seconds, {"samples": inputs["subset"].summary["kept"], "bytes": source.stat().st_size})
+class _Contenders:
+    """A pool with a subset, what makes shards of it, and what was kept."""
 
-        def webdataset() -> Run:
-            out = folder / f"webdataset-{next(numbers)}"
-            out.mkdir()
-            begun = time.perf_counter()
-            num_samples = _webdataset(folder, size.shard_size, out)
-            seconds = time.perf_counter() - begun
-            shutil.rmtree(out)
-            return Run(seconds, {"samples": num_samples})
+    def __init__(self, folder: Path, num_samples: int, shard_size: int, engine_: Engine) -> None:
+        uids = Uids(num_samples)
+        put_shards(folder / "shards", uids, shard_size=shard_size)
+        self.inputs = {"pool": _index(folder, engine_), "subset": _subset(folder, uids)}
+        self.num_kept = int(self.inputs["subset"].summary["kept"])
+        self.kept = folder / "kept"
+        """All kept bytes in one file, once our stage has run."""
+        self._folder, self._shard_size, self._engine = folder, shard_size, engine_
+        self._numbers = iter(range(1 << 30))
 
-        by_copy = run_pairs(stage, copy, size.copy_pairs)
-        by_webdataset = run_pairs(stage, webdataset, size.webdataset_pairs, warm_up=0, same_counts=False)
-        num_samples = by_copy.ours[0].counts["samples"]
-        found = by_webdataset.theirs[0].counts["samples"]
-        assert found == num_samples, f"webdataset found {found} samples, expected {num_samples}"
-        _, alone = in_fresh_process(_alone, inputs, folder, size.shard_size, folder / "alone")
-        plan = _stage(folder, size.shard_size).plan(
-            {"pool": Size(size.samples, 0), "subset": Size(num_samples, 0)}, RatesConfig().model_dump()
-        )
-    facts = {"peak_bytes_of_one_task_and_driver": alone.peak_bytes, "planned_peak_task_bytes": plan.peak_task_bytes}
-    counts = {"pool": size.samples, **by_copy.ours[0].counts}
-    return [
-        Line(
-            "reshard, 30 % kept",
-            "sequential copy of the kept bytes",
-            by_copy.slowdown(),
-            Target(2, "lower"),
-            len(by_copy),
-            counts,
-            by_copy.seconds(),
-            facts,
-        ),
-        Line(
-            "reshard, 30 % kept, times faster",
-            "webdataset reader to ShardWriter",
-            by_webdataset.speedup(),
-            Target(3, "higher"),
-            len(by_webdataset),
-            counts,
-            by_webdataset.seconds(),
-        ),
-    ]
+    def ours(self) -> Run:
+        out = self._folder / f"ours-{next(self._numbers)}"
+        begun = time.perf_counter()
+        made = _ours(self._engine, self.inputs, self._folder, self._shard_size, out)
+        seconds = time.perf_counter() - begun
+        if not self.kept.exists():
+            _check(made, self.inputs["subset"], self._folder)
+            _join(made, self.kept)
+        shutil.rmtree(out)
+        return Run(seconds, {"samples": made.summary["samples"], "bytes": made.summary["bytes"]})
+
+    def copy(self) -> Run:
+        begun = time.perf_counter()
+        _copy(self.kept, self._folder / "copied")
+        return Run(time.perf_counter() - begun, {"samples": self.num_kept, "bytes": self.kept.stat().st_size})
+
+    def webdataset(self) -> Run:
+        out = self._folder / f"webdataset-{next(self._numbers)}"
+        out.mkdir()
+        begun = time.perf_counter()
+        num_samples = _webdataset(self._folder, self._shard_size, out)
+        seconds = time.perf_counter() - begun
+        shutil.rmtree(out)
+        assert num_samples == self.num_kept, f"webdataset found {num_samples} samples, expected {self.num_kept}"
+        return Run(seconds, {"samples": num_samples})
+
+
+def _against_copy(size: _Size, engine_: Engine) -> Line:
+    with scratch() as folder:
+        found = _Contenders(folder, size.samples, size.shard_size, engine_)
+        pairs = run_pairs(found.ours, found.copy, size.copy_pairs)
+    return Line(
+        "reshard, 30 % kept",
+        "sequential copy of the kept bytes",
+        pairs.slowdown(),
+        Target(2, "lower"),
+        len(pairs),
+        {"pool": size.samples, **pairs.ours[0].counts},
+        pairs.seconds(),
+    )
+
+
+def _against_webdataset(size: _Size, engine_: Engine) -> Line:
+    with scratch() as folder:
+        found = _Contenders(folder, size.webdataset_samples, size.shard_size, engine_)
+        pairs = run_pairs(found.ours, found.webdataset, size.webdataset_pairs, warm_up=1, same_counts=False)
+    return Line(
+        "reshard, 30 % kept, times faster",
+        "webdataset reader to ShardWriter",
+        pairs.speedup(),
+        Target(3, "higher"),
+        len(pairs),
+        {"pool": size.webdataset_samples, **pairs.ours[0].counts},
+        pairs.seconds(),
+    )
 
 
 def _index(folder: Path, engine_: Engine) -> Artifact:
@@ -142,11 +150,6 @@ def _stage(folder: Path, shard_size: int) -> ReshardStage:
 
 def _ours(engine_: Engine, inputs: dict[str, Artifact], folder: Path, shard_size: int, out: Path) -> Artifact:
     return run_stage(_stage(folder, shard_size), out, "shards", engine_, inputs=inputs, external=_shards(folder))
-
-
-def _alone(inputs: dict[str, Artifact], folder: Path, shard_size: int, out: Path) -> None:
-    with engine("in_process") as here:
-        _ours(here, inputs, folder, shard_size, out)
 
 
 def _copy(source: Path, target: Path) -> None:

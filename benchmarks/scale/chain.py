@@ -66,11 +66,13 @@ class Watch(Protocol):
         """It was run, and its artifact committed."""
 
 
-def run_tables(root: Path, num_samples: int, num_bits: int, watch: Watch | None = None) -> dict[str, Ran]:
+def run_tables(
+    root: Path, num_samples: int, num_bits: int, watch: Watch | None = None, *, visits: int = 1
+) -> dict[str, Ran]:
     """Gather, a selector, votes, decisions and subset of a pool whose tables are generated; by the artifact's name."""
     uids = Uids(num_samples, seed=num_samples)
     pool = put_pool(root / "pool", uids, num_bits, lambda rank: metadata_columns(uids, rank))
-    training = put_ledger(root / "training", uids, 1, num_ranks=8)
+    training = put_ledger(root / "training", uids, visits, num_ranks=8)
     done: dict[str, Ran] = {}
 
     def run(name: str, stage: Stage[Any], **inputs: Artifact) -> Artifact:

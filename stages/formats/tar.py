@@ -7,10 +7,20 @@ import hashlib
 import io
 import tarfile
 from collections.abc import Iterator, Sequence
-from typing import BinaryIO, NamedTuple
+from typing import BinaryIO, NamedTuple, TypeVar
 
 from pipeline.errors import RunError
-from stages.formats.tar_headers import BLOCK, MAX_SAMPLE_BYTES, BrokenTarError, Entry, Source, entries_of, read_entries
+from stages.formats.tar_headers import (
+    BLOCK,
+    MAX_SAMPLE_BYTES,
+    BrokenTarError,
+    Entry,
+    Source,
+    entries_of,
+    header_sum,
+    padded,
+    read_entries,
+)
 
 _RECORD = 20 * BLOCK
 _MODE = 0o444
@@ -149,12 +159,54 @@ class _Run:
             self._fault = Fault(reason, entry.start, entry.name, detail)
 
 
-def read_members(data: bytes) -> list[tuple[str, bytes]]:
+Content = TypeVar("Content", bytes, memoryview)
+"""Of a member; a view where the sample is one."""
+
+
+def read_members(data: Content) -> list[tuple[str, Content]]:
     """Names and contents of the members in one sample's bytes, as the index says where they lie.
 
     Raises:
         RunError: these are not whole members.
     """
+    plain = plain_members(data)
+    return plain if plain is not None else any_members(data)
+
+
+def plain_members(data: Content) -> list[tuple[str, Content]] | None:
+    """What nearly all archives consist of, at a third of the time; None where anything is unusual.
+
+    That is: plain files under short names, with headers that need no second look. `any_members` says the same of them.
+    """
+    members: list[tuple[str, Content]] = []
+    position, end = 0, len(data)
+    while position < end:
+        header = bytes(data[position : position + BLOCK])
+        position += BLOCK
+        size_digits, sum_digits = header[124:136].rstrip(b"\0 "), header[148:156].rstrip(b"\0 ")
+        has_prefix = header[257:263] == b"ustar\0" and header[345:346] != b"\0"
+        if len(header) < BLOCK or header[156] not in b"0\0" or has_prefix:
+            return None
+        try:
+            name = header[:100].partition(b"\0")[0].decode()
+            if not (name and size_digits.isdigit() and sum_digits.isdigit()):
+                return None
+            size, stored = int(size_digits, 8), int(sum_digits, 8)
+        except ValueError:  # of digits or of UTF-8
+            return None
+        if header_sum(header) != stored:
+            return None
+        stop = position + size
+        position += padded(size)
+        if position > end or size > MAX_SAMPLE_BYTES or name[0] == "/" or name[-1] == "/" or ".." in name:
+            return None
+        if split_name(name) is not None:
+            members.append((name, data[stop - size : stop]))
+    return members or None
+
+
+def any_members(data: Content) -> list[tuple[str, Content]]:
+    """`read_members` by the strict reader."""
     try:
         entries = [entry for entry in entries_of(data) if not entry.is_folder and split_name(entry.name) is not None]
     except BrokenTarError as broken:
@@ -162,7 +214,7 @@ def read_members(data: bytes) -> list[tuple[str, bytes]]:
     problem = next((entry.problem for entry in entries if entry.problem is not None), None)
     if problem is not None or not entries:
         raise _changed(problem or "no member")
-    return [(entry.name, entry.data) for entry in entries]
+    return [(entry.name, data[entry.offset : entry.offset + entry.size]) for entry in entries]
 
 
 def _changed(found: object) -> RunError:
@@ -221,7 +273,7 @@ class TarWriter:
         """Of all bytes so far, as 64 hex digits."""
         return self._digest.hexdigest()
 
-    def add(self, name: str, data: bytes) -> None:
+    def add(self, name: str, data: bytes | memoryview) -> None:
         """Append one member."""
         self._write(b"".join((tar_header(name, len(data)), data, _PADDING[: -len(data) % BLOCK])))
 

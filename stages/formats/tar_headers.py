@@ -234,12 +234,12 @@ def _pax_records(data: bytes, here: int) -> dict[str, bytes]:
 
 
 def _parse_header(block: bytes) -> _Header:
-    """Fields of one header block, its checksum checked (the field itself counts as spaces)."""
+    """Fields of one header block, its checksum checked."""
     try:
         stored = _number(block[148:156])
     except _HeaderError:
         stored = -1
-    if stored != sum(block) - sum(block[148:156]) + 8 * ord(" "):
+    if stored != header_sum(block):
         raise _HeaderError("a header whose checksum is wrong")
     name = block[:100].partition(b"\0")[0]
     if block[257:263] == b"ustar\0":
@@ -247,6 +247,11 @@ def _parse_header(block: bytes) -> _Header:
         name = prefix + b"/" + name if prefix else name
     link = block[157:257].partition(b"\0")[0].decode("utf-8", "replace")
     return _Header(name, _number(block[124:136]), block[156:157], link)
+
+
+def header_sum(block: bytes) -> int:
+    """What a header's checksum should be: of all bytes, the field itself taken for spaces."""
+    return sum(block[:148].translate(None, b"\0")) + sum(block[156:].translate(None, b"\0")) + 8 * ord(" ")
 
 
 def _number(field: bytes) -> int:
@@ -260,7 +265,7 @@ def _number(field: bytes) -> int:
     return int(digits, 8)
 
 
-def entries_of(data: bytes) -> Iterator[Entry]:
+def entries_of(data: bytes | memoryview) -> Iterator[Entry]:
     """Members in a piece of an archive, which has no end marker."""
     try:
         yield from read_entries(io.BytesIO(data))

@@ -15,16 +15,25 @@ from stages.kernels.radix import Column, Cut, Keys, ascending, order_key
 
 SAMPLE_ROWS = 1 << 18
 MAX_INSIDE = 1 << 23
-"""Rows (of 12 bytes) that all brackets of a pass may bring together."""
+"""Rows (of 12 bytes and more) that all brackets of a pass may bring together."""
 _DEVIATIONS = 6.0
 
 
 @dataclass(frozen=True)
 class Bracket:
-    """Values between which the k-th one should lie, both inclusive."""
+    """Values between which the k-th one should lie, both inclusive; infinite where the bracket is open."""
 
     low: float
     high: float
+
+    def holds(self, column: Column) -> NDArray[np.bool_]:
+        """Which of these ranking columns' values lie inside: [n]."""
+        held = np.ones(len(column), np.bool_)
+        if not math.isinf(self.low):
+            held &= column >= column.dtype.type(self.low)
+        if not math.isinf(self.high):
+            held &= column <= column.dtype.type(self.high)
+        return held
 
 
 EVERYTHING = Bracket(-math.inf, math.inf)
@@ -37,7 +46,7 @@ class Inside:
     num_rows: int
     num_above: int
     keys: Keys | None
-    """Value and position of the rows inside the bracket, the preferred ones larger; None if there are too many."""
+    """Of the rows inside the bracket, the preferred ones larger; None if there are too many."""
 
 
 def expected_inside(num_rows: int, share: float, num_sampled: int) -> int:
@@ -46,11 +55,11 @@ def expected_inside(num_rows: int, share: float, num_sampled: int) -> int:
     return math.ceil(2 * _DEVIATIONS * num_rows * math.sqrt(share * (1 - share) / max(1, num_sampled)))
 
 
-def bracket_of(sample: NDArray[np.float32], share: float) -> Bracket:
+def bracket_of(sample: NDArray[np.float32] | Column, share: float) -> Bracket:
     """Where the last of the best `share` of all rows lies, from a sample of them.
 
     Args:
-        sample: [s] values, not empty.
+        sample: [s] values or ranking keys, the better the larger; not empty.
         share: of the rows, 1 or more for all of them.
     """
     size = len(sample)
@@ -59,8 +68,8 @@ def bracket_of(sample: NDArray[np.float32], share: float) -> Bracket:
     first, last = math.floor(rank - wide), math.ceil(rank + wide)  # places from the best on
     inner = [size - 1 - place for place in (first, last) if 0 <= place < size]
     ordered = np.partition(sample, inner) if inner else sample
-    low = float(ordered[size - 1 - last]) if last < size else -math.inf
-    high = float(ordered[size - 1 - first]) if first >= 0 else math.inf
+    low = ordered[size - 1 - last].item() if last < size else -math.inf
+    high = ordered[size - 1 - first].item() if first >= 0 else math.inf
     return Bracket(low, high)
 
 
@@ -80,6 +89,20 @@ def inside(values: NDArray[np.float32], position: NDArray[np.uint64], bracket: B
     return Inside(len(values), num_above, keys)
 
 
+def inside_keys(keys: Keys, bracket: Bracket, most: int) -> Inside:
+    """Count and collect a partition's rows by their ranking keys, whatever is ranked.
+
+    Args:
+        keys: of n rows; the last column parts all ties.
+        bracket: of the k-th row's first column.
+        most: rows to collect at most.
+    """
+    first = keys.columns[0]
+    num_above = 0 if math.isinf(bracket.high) else int(np.count_nonzero(first > first.dtype.type(bracket.high)))
+    rows = np.flatnonzero(bracket.holds(first))
+    return Inside(len(keys), num_above, keys.take(rows) if len(rows) <= most else None)
+
+
 def settle(parts: Sequence[Inside], k: int) -> Cut | None:
     """The cut at the k-th of all partitions' rows, or the last one; None if the bracket missed it."""
     k = min(k, sum(part.num_rows for part in parts))
@@ -89,10 +112,15 @@ def settle(parts: Sequence[Inside], k: int) -> Cut | None:
     found = [part.keys for part in parts if part.keys is not None]
     if len(found) < len(parts) or not 0 < left <= sum(map(len, found)):
         return None
-    values, positions = (np.concatenate([keys.columns[place] for keys in found]) for place in (0, 1))
-    value = _largest(values, left)
-    tied = positions[values == value]
-    return Cut((int(value), int(_largest(tied, left - int(np.count_nonzero(values > value))))))
+    columns = [np.concatenate(parts) for parts in zip(*(keys.columns for keys in found), strict=True)]
+    threshold = []
+    while columns:
+        first, *others = columns
+        bound = _largest(first, left)
+        threshold.append(int(bound))
+        left -= int(np.count_nonzero(first > bound))
+        columns = [column[first == bound] for column in others]
+    return Cut(tuple(threshold))
 
 
 def _largest(column: Column, k: int) -> np.unsignedinteger:

@@ -205,16 +205,6 @@ class Search:
         return tuple(bounds)
 
 
-def planned_search(rows: int, fullest: float = 1 / 256) -> int:
-    """Passes that a search over so many values takes: counts, counts below a prefix if they are many, candidates.
-
-    Args:
-        rows: that are ranked.
-        fullest: share of them in the bin of 16 bits that holds the cut; by default of float32 values, evenly spread.
-    """
-    return 2 + (rows * fullest > MAX_COLLECTED)
-
-
 def select(partitions: Sequence[Keys], k: int) -> Cut:
     """The cut that keeps exactly k rows of all partitions (all of them if there are fewer).
 

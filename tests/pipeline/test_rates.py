@@ -16,6 +16,12 @@ def test_rate_by_default_is_the_measured_one(name: str) -> None:
     assert RatesConfig().model_dump()[name] == float(f"{MEASURED['rates'][name]:.2g}")
 
 
+@pytest.mark.parametrize("stage", sorted(MEASURED["foretold"]["seconds"]))
+def test_plan_foretold_the_seconds_of_a_size_that_its_rates_are_not_from(stage: str) -> None:
+    seconds = MEASURED["foretold"]["seconds"][stage]
+    assert seconds["planned"] == pytest.approx(seconds["real"], rel=0.3)
+
+
 def test_rates_that_were_not_measured_say_where_they_come_from() -> None:
     for name, field in RatesConfig.model_fields.items():
         if name in MEASURED["rates"] or name.startswith("usd_"):

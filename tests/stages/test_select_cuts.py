@@ -6,16 +6,18 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from pipeline.artifact import ArtifactWriter
+from pipeline.artifact import ArtifactWriter, FileEntry
 from pipeline.engine import Engine
 from pipeline.engine_config import ClusterConfig
 from pipeline.progress import Reporter
 from pipeline.stage import StageResult
 from pipeline.storage import Storage
 from stages import select_cuts
-from stages.select_config import SelectConfig
+from stages.kernels.bracket import EVERYTHING, Bracket
+from stages.kernels.radix import Keys
+from stages.select_config import ClipScoreClause, SelectConfig
 from stages.select_cuts import Selection, find_cuts, wanted_rows
-from stages.select_frame import Sources
+from stages.select_frame import Frame, Sources, column_values
 from stages.select_rules import cut_clauses
 from tests.artifacts import commit
 from tests.stages.uid_tables import make_pool, put_buckets, random_uids
@@ -61,7 +63,9 @@ class _CountingEngine(Engine):
 def find(artifacts, config):
     engine = _CountingEngine()
     sources = Sources(*artifacts, tuple(config.names()), tuple(config.clip_columns()), 0)
-    return find_cuts(engine, Selection(config, sources), 8), engine.passes
+    found, prepared = find_cuts(engine, Selection(config, sources), 8)
+    assert prepared == []
+    return found, engine.passes
 
 
 def test_cut_clauses_of_selected_wait_for_the_cuts_before_them():
@@ -89,7 +93,7 @@ def test_find_cuts_independent_clauses_share_their_passes(artifacts):
     one, passes_of_one = find(artifacts, config_of(top("quality", 0.3)))
     rule = {"any": [top("quality", 0.3), {"bottom": {"by": "quality", "count": 10}}, top("random", 0.1)]}
     three, passes_of_three = find(artifacts, config_of(rule))
-    assert passes_of_one <= passes_of_three <= 2  # one digit, then the few candidates; fewer if a bin ends at k
+    assert passes_of_one == passes_of_three == 1
     assert one[0].threshold == three[0].threshold
     assert [(found.base, found.k) for found in three] == [(N, 300), (N, 10), (N, 100)]
 
@@ -98,7 +102,82 @@ def test_find_cuts_selected_clauses_come_after(artifacts):
     rule = {"all": [top("quality", 0.5), top("random", 0.5, "selected"), top("quality", 0.5, "selected")]}
     found, passes = find(artifacts, config_of(rule))
     assert [(each.base, each.k) for each in found] == [(N, 500), (500, 250), (250, 125)]
-    assert 3 <= passes <= 6
+    assert 3 <= passes <= 5  # what is ranked among the selected is not bracketed
+
+
+RULES = [
+    top("quality", 0.3),
+    {"bottom": {"by": "quality", "count": 10}},
+    {"any": [top("quality", 0.97), top("random", 0.01)]},
+    {"all": [{"clip_score": {"arch": "l14", "fraction": 0.2}}, top("quality", 0.5, "selected")]},
+    {"top": {"by": "quality", "count": 0}},
+    top("quality", 1.0),
+]
+CASES = [*((rule, False) for rule in RULES), (RULES[3], True)]
+
+
+@pytest.mark.parametrize(("rule", "compatible"), CASES)
+@pytest.mark.parametrize("way", ["sampled", "missed", "too many inside", "counted"])
+def test_find_cuts_keep_the_same_rows_whatever_way_they_are_found(artifacts, monkeypatch, way, rule, compatible):
+    config = config_of(rule, datacomp_compatible=compatible)
+    collected, _ = find(artifacts, config)
+    if way != "collected":
+        monkeypatch.setattr(select_cuts, "MAX_COLLECTED", 0)
+    if way == "missed":
+        monkeypatch.setattr(select_cuts, "bracket_of", lambda sample, share: Bracket(0, 1))
+    if way == "too many inside":
+        monkeypatch.setattr(select_cuts, "MAX_INSIDE", 100)
+        monkeypatch.setattr(select_cuts, "bracket_of", lambda sample, share: EVERYTHING)
+    if way == "counted":
+        monkeypatch.setattr(select_cuts, "_brackets", lambda *_: {})
+    found, passes = find(artifacts, config)
+    assert [kept_of(artifacts, config, each) for each in found] == [
+        kept_of(artifacts, config, each) for each in collected
+    ]
+    assert [(each.base, each.k) for each in found] == [(each.base, each.k) for each in collected]
+    if way == "sampled" and rule == RULES[0]:
+        assert passes == 1
+
+
+def kept_of(artifacts, config, found):
+    """Rows that a cut keeps, by bucket."""
+    sources = Sources(*artifacts, tuple(config.names()), tuple(config.clip_columns()), 0)
+    selection = Selection(config, sources)
+    kept = []
+    for bucket in range(8):
+        frame = Frame(sources, bucket)
+        if isinstance(found.cut.clause, ClipScoreClause):
+            values, direction = column_values(frame.table[found.cut.clause.column]), "top"
+        else:
+            values, direction = frame.values(found.cut.clause.by), found.cut.direction
+        inclusive = selection.evaluation().inclusive and isinstance(found.cut.clause, ClipScoreClause)
+        keys = Keys(values.keys) if inclusive else frame.keys(values, direction)
+        kept.append(found.threshold.keeps(keys).tolist())
+    return kept
+
+
+@pytest.mark.parametrize("rule", [top("quality", 0.3), {"at_least": {"by": "quality", "value": 0.0}}])
+def test_buckets_are_prepared_once_in_the_first_pass_before_anything_is_sought(artifacts, monkeypatch, rule):
+    monkeypatch.setattr(select_cuts, "_brackets", lambda *_: {})
+    seen = []
+
+    class Watched(Frame):
+        def __init__(self, sources, bucket, **options):
+            seen.append(("frame", bucket))
+            super().__init__(sources, bucket, **options)
+
+    def prepare(bucket):
+        seen.append(("prepared", bucket))
+        return FileEntry(f"{bucket}", 0, 0, "")
+
+    monkeypatch.setattr(select_cuts, "Frame", Watched)
+    config = config_of(rule)
+    sources = Sources(*artifacts, tuple(config.names()), (), 0)
+    _, prepared = find_cuts(_CountingEngine(), Selection(config, sources), 8, prepare)
+    assert [entry.path for entry in prepared] == [str(bucket) for bucket in range(8)]
+    assert [bucket for what, bucket in seen if what == "prepared"] == list(range(8))
+    for bucket in range(8):
+        assert ("frame", bucket) not in seen or seen.index(("prepared", bucket)) < seen.index(("frame", bucket))
 
 
 def test_find_cuts_do_not_depend_on_the_grouping(artifacts, monkeypatch):

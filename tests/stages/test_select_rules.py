@@ -143,7 +143,7 @@ def test_rules_equal_a_plain_evaluator(sources, rule, unscored):
     hi, lo, pool, decisions = sources
     config = SelectConfig.model_validate({"rule": rule, "unscored": unscored})
     selection = Selection(config, Sources(pool, decisions, tuple(config.names()), (), 0))
-    cuts = find_cuts(Engine(ClusterConfig(executor="in_process"), Reporter()), selection, 4)
+    cuts, _ = find_cuts(Engine(ClusterConfig(executor="in_process"), Reporter()), selection, 4)
     evaluation = selection.with_cuts({found.cut.path: found.threshold for found in cuts}).evaluation()
     holds, fails = [], []
     for bucket in range(4):

@@ -27,7 +27,7 @@ def in_process(monkeypatch):
         return value, Run(time.perf_counter() - begun, {}, 1)
 
     def replace(case):
-        monkeypatch.setattr(case, "engine", here)
+        monkeypatch.setattr(case, "engine", here, raising=False)
         monkeypatch.setattr(case, "in_fresh_process", called, raising=False)
 
     return replace

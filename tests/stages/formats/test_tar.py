@@ -9,7 +9,17 @@ from hypothesis import strategies as st
 from pipeline.errors import RunError
 from stages.formats import tar as tar_module
 from stages.formats import tar_headers
-from stages.formats.tar import Sample, ShardReader, TarWriter, read_members, split_name, tar_bytes, tar_header
+from stages.formats.tar import (
+    Sample,
+    ShardReader,
+    TarWriter,
+    any_members,
+    plain_members,
+    read_members,
+    split_name,
+    tar_bytes,
+    tar_header,
+)
 from tests.stages.pool.pools import Members, archive, pair
 
 SAMPLES = [pair(n).members() for n in range(4)]
@@ -310,3 +320,51 @@ def test_writer_knows_the_digest_of_what_it_wrote() -> None:
     writer.add("1.jpg", b"x" * 700)
     writer.close()
     assert writer.sha256 == hashlib.sha256(sink.getvalue()).hexdigest()
+
+
+LONG = "long" * 30
+NAMES = ["1.jpg", "a/2.txt", "..3.jpg", "a/../4.txt", "/5.jpg", "folder/", ".hidden", "no", "\u00e4.txt", LONG + ".jpg",
+         f"{LONG}/{LONG[:80]}.jpg"]  # fmt: skip
+
+
+@settings(max_examples=200)
+@given(
+    style=st.sampled_from([tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT]),
+    names=st.lists(st.sampled_from(NAMES), min_size=1, max_size=4),
+    damage=st.lists(st.tuples(st.integers(0, 4000), st.integers(0, 255)), max_size=2),
+    cut=st.integers(0, 700),
+)
+def test_plain_members_are_those_of_the_strict_reader_or_none(style, names, damage, cut) -> None:
+    if style == tarfile.USTAR_FORMAT:  # which has no room for a longer name without a folder
+        names = [name if len(name) <= 100 or "/" in name else "2.jpg" for name in names]
+    sink = io.BytesIO()
+    with tarfile.open(fileobj=sink, mode="w", format=style) as tar:
+        for number, name in enumerate(names):
+            info = tarfile.TarInfo(name)
+            info.size = 100 * number
+            tar.addfile(info, io.BytesIO(bytes([number]) * info.size))
+    data = bytearray(sink.getvalue()[: sink.getvalue().rindex(bytes(1024))].rstrip(b"\0"))
+    data += bytes(-len(data) % 512)
+    for place, value in damage:
+        data[place % len(data)] = value
+    data = bytes(data[: len(data) - cut]) if cut < 300 else bytes(data)
+    plain = plain_members(data)
+    if plain is not None:
+        assert plain == any_members(data)
+        assert [(name, bytes(view)) for name, view in plain_members(memoryview(data))] == plain
+
+
+@pytest.mark.parametrize("style", [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT])
+def test_samples_of_usual_archives_are_plain(style: int) -> None:
+    data = archive([member for members in SAMPLES for member in members], style=style)
+    for sample in scan(data):
+        found = plain_members(data[sample.offset : sample.offset + sample.length])
+        assert found == contents(sample)
+
+
+def test_contents_of_a_view_are_views() -> None:
+    (sample, *_) = scan(WHOLE)
+    view = memoryview(WHOLE)[sample.offset : sample.offset + sample.length]
+    for read in (plain_members, any_members, read_members):
+        assert all(isinstance(data, memoryview) for _, data in read(view))
+        assert [(name, bytes(data)) for name, data in read(view)] == contents(sample)

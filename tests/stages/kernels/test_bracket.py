@@ -7,7 +7,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stages.kernels.bracket import EVERYTHING, Bracket, Inside, bracket_of, expected_inside, inside, settle
+from stages.kernels.bracket import (
+    EVERYTHING,
+    Bracket,
+    Inside,
+    bracket_of,
+    expected_inside,
+    inside,
+    inside_keys,
+    settle,
+)
 from stages.kernels.radix import Cut, Keys, ascending, order_key
 
 VALUES = st.one_of(st.sampled_from([-1.5, -0.0, 0.0, 1e-40, 0.25, 0.25000003]), st.floats(-9, 9, width=32))
@@ -41,6 +50,34 @@ def test_settled_cut_equals_a_full_sort_or_the_bracket_missed_the_row(rows, k, c
         assert np.array_equal(kept_rows(values, positions, cut), np.sort(order[:k]))
     whole = settle(parts_of(values, positions, edges, EVERYTHING), k)
     assert np.array_equal(kept_rows(values, positions, whole), np.sort(order[:k]))
+
+
+@settings(max_examples=80)
+@given(
+    rows=st.lists(st.tuples(st.integers(0, 4), st.sampled_from([0, 1, 2**63, 2**64 - 1])), max_size=40),
+    k=st.integers(0, 50),
+    edge=st.integers(0, 40),
+    ends=st.tuples(st.integers(0, 4), st.integers(0, 4)),
+)
+def test_settled_cut_of_any_keys_equals_a_full_sort_or_the_bracket_missed_the_row(rows, k, edge, ends):
+    first, second = (np.asarray(column, np.uint64) for column in (zip(*rows, strict=True) if rows else ([], [])))
+    place = np.arange(len(rows), dtype=np.uint64)
+    keys = Keys((first.astype(np.uint32), second, ascending(place)))
+    order = np.lexsort((place, *(-column.astype(object) for column in (second, first)))) if rows else []
+    for bracket in (Bracket(min(ends), max(ends)), EVERYTHING):
+        halves = [keys.take(np.arange(len(rows)) < edge), keys.take(np.arange(len(rows)) >= edge)]
+        cut = settle([inside_keys(half, bracket, 1 << 20) for half in halves], k)
+        if cut is None:
+            assert not bracket.low <= first[order[min(k, len(rows)) - 1]] <= bracket.high
+        else:
+            assert np.array_equal(np.flatnonzero(cut.keeps(keys)), np.sort(order[:k]))
+
+
+def test_bracket_of_large_keys_is_exact():
+    sample = np.asarray([2**64 - 1, 2**64 - 3, 2**64 - 2], np.uint64)
+    bracket = bracket_of(np.repeat(sample, 400), 0.5)
+    assert {bracket.low, bracket.high} <= set(sample.tolist())
+    assert bracket.holds(sample).any()
 
 
 def test_settled_cut_is_the_last_kept_row_itself():
