@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 from pipeline.stage import Size, StagePlan
 from pipeline.traffic import writes
-from stages.kernels.buckets import buckets_of_size, planned_pass
+from stages.kernels.buckets import TASK_BASE, buckets_of_size, planned_pass
 
 _GROUPS = 64
 """Tasks that count votes, at most."""
@@ -29,7 +29,7 @@ def plan_aggregate(inputs: Mapping[str, Size], rates: Mapping[str, float]) -> St
     return StagePlan(
         Size(votes.rows, votes.rows * (_DECISION_BYTES + 4 * len(scores)), buckets),
         partitions=groups + 1 + buckets,
-        peak_task_bytes=(votes.rows * 120 + score_rows * 48) // buckets,
+        peak_task_bytes=TASK_BASE + (votes.rows * 130 + score_rows * 50) // buckets,
         cpu_hours=(votes.rows + score_rows) / rates["aggregate_rows_per_second_per_cpu"] / 3600,
         traffic=traffic,
         driver_bytes=groups * _TALLY_BYTES,

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pipeline.stage import Size, StagePlan
 from pipeline.traffic import writes
 from stages.binarize_config import BinarizeConfig
-from stages.kernels.buckets import UID_BYTES, buckets_of_size, planned_pass
+from stages.kernels.buckets import TASK_BASE, UID_BYTES, buckets_of_size, planned_pass
 
 _GROUPS = 512
 """Tasks of such a pass at most, where there is one voter; each answers with a histogram a voter."""
@@ -38,7 +38,7 @@ def plan_binarize(config: BinarizeConfig, inputs: Mapping[str, Size], rates: Map
     return StagePlan(
         Size(pool.rows, pool.rows * UID_BYTES + score_rows // 4, buckets),
         partitions=groups + buckets,
-        peak_task_bytes=(pool.rows * (UID_BYTES + voters) + score_rows * 60) // buckets,
+        peak_task_bytes=TASK_BASE + (pool.rows * (UID_BYTES + voters) + score_rows * 70) // buckets,
         cpu_hours=score_rows / rates["binarize_rows_per_second_per_cpu"] / 3600,
         traffic=traffic,
         driver_bytes=groups * voters * _HISTOGRAM,

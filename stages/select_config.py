@@ -223,10 +223,6 @@ class SelectConfig(Config):
         """Metadata columns that `clip_score` clauses need."""
         return sorted({rule.clip_score.column for rule in self.rule.walk() if rule.clip_score})
 
-    def filter_columns(self) -> list[str]:
-        """Metadata columns that `basic` and `clip_score` clauses need."""
-        return sorted({*self.basic_columns(), *self.clip_columns()})
-
     def models(self) -> list[str]:
         """Language models that the rule needs."""
         return sorted({clause.model for clause in self.basics().values() if clause.model is not None})

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pipeline.stage import Size, StagePlan
 from pipeline.traffic import Traffic, sequential, writes
 from stages.kernels.bracket import MAX_INSIDE, SAMPLE_ROWS, expected_inside
-from stages.kernels.buckets import UID_BYTES, buckets_of_size, planned_pass
+from stages.kernels.buckets import TASK_BASE, UID_BYTES, buckets_of_size, planned_pass
 from stages.kernels.radix import MAX_COLLECTED
 from stages.select_config import DECISION, SelectConfig
 from stages.select_cuts import SAMPLED_BUCKETS
@@ -49,12 +49,12 @@ def plan_select(config: SelectConfig, inputs: Mapping[str, Size], rates: Mapping
         traffic += (
             planned_pass(pool, _STORED_CAPTION + ranked, at_end=True) + Traffic(gets=2 * filters) + writes(filters)
         )
-    text = _CAPTION_BYTES if config.filter_columns() else 0
+    text = _CAPTION_BYTES if config.basics() else 0
     inside = min(MAX_INSIDE, columns * expected_inside(pool.rows, kept / max(1, pool.rows), SAMPLE_ROWS))
     return StagePlan(
         Size(kept, reasons.bytes + kept * UID_BYTES, buckets),
         partitions=buckets + min(buckets, _REASON_GROUPS),
-        peak_task_bytes=pool.rows * (160 + text) // buckets,
+        peak_task_bytes=TASK_BASE + pool.rows * (160 + text) // buckets,
         cpu_hours=pool.rows / rates["select_rows_per_second_per_cpu"] / 3600,
         traffic=traffic,
         driver_bytes=inside * _KEY_BYTES * _COPIES + _READERS * _READ_BYTES * pool.rows // buckets,

@@ -23,14 +23,14 @@ from stages.formats.score_parts import (
     pieces_by_bucket,
     split_by_bucket,
 )
-from stages.kernels.buckets import buckets_of_size
+from stages.kernels.buckets import TASK_BASE, buckets_of_size
 from stages.kernels.scale import batch_scales, batch_sizes
 
 Measure = Literal["score", "loss"]
 """What of the ledger becomes the score: the mimic score as recorded, or minus the loss."""
 
 MAX_PARTITION_ROWS = 2 << 20
-"""Rows that a task holds, at about 200 bytes each; a batch is never divided."""
+"""Rows that a task holds; a batch is never divided."""
 
 BATCHED = Schema({**SCORES.columns, "rank": pa.float32(), "z": pa.float32(), "batch": pa.uint32()}, open=True)
 """Scores that belong to batches: rank and z within the batch, and its number of scored samples."""
@@ -39,7 +39,7 @@ MIMIC = Schema({**BATCHED.columns, "weight": pa.float32(), "loss": pa.float32()}
 LOSS = Schema({**BATCHED.columns, "loss": pa.float32()})
 _BYTES_PER_ROW = 40
 """Of such a table in Parquet."""
-_TASK_BYTES_PER_ROW = 200
+_TASK_BYTES_PER_ROW = 230
 _LEDGER_BYTES = 34
 """Of a ledger row in Parquet."""
 _RECORD_BYTES = 46
@@ -115,11 +115,11 @@ def plan_gathering(inputs: Mapping[str, Size], rates: Mapping[str, float]) -> St
     pieces = min(parts * buckets, rows)
     ledger = Traffic(rows * _LEDGER_BYTES, parts * _RANKS + rows * _LEDGER_BYTES // READ_AHEAD)
     between = rows * _RECORD_BYTES
-    memory = max(min(rows, MAX_PARTITION_ROWS) * _TASK_BYTES_PER_ROW, rows * MERGE_BYTES_PER_ROW // buckets)
+    held = max(min(rows, MAX_PARTITION_ROWS) * _TASK_BYTES_PER_ROW, rows * MERGE_BYTES_PER_ROW // buckets)
     return StagePlan(
         Size(rows, rows * _BYTES_PER_ROW, buckets),
         partitions=parts + buckets,
-        peak_task_bytes=memory,
+        peak_task_bytes=TASK_BASE + held,
         cpu_hours=rows / rates["gather_rows_per_second_per_cpu"] / 3600,
         traffic=ledger + Traffic(between, pieces) + writes(parts + buckets),
         private_bytes=between,

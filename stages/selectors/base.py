@@ -24,7 +24,7 @@ from pipeline.storage import Storage
 from pipeline.traffic import writes
 from stages.formats.metadata_columns import Reader, TypeTest, check_index, check_metadata
 from stages.formats.score_parts import MergedBucket, put_bucket, record_type
-from stages.kernels.buckets import UID_BYTES, bucket_path, buckets_of_size, planned_pass
+from stages.kernels.buckets import TASK_BASE, UID_BYTES, bucket_path, buckets_of_size, planned_pass
 
 ConfigT = TypeVar("ConfigT", bound=Config)
 Result = TypeVar("Result")
@@ -151,7 +151,7 @@ class SelectorStage(Selector[ConfigT]):
         return StagePlan(
             Size(pool.rows, pool.rows * BYTES_PER_ROW, buckets),
             partitions=buckets,
-            peak_task_bytes=pool.rows * 150 // buckets,
+            peak_task_bytes=TASK_BASE + pool.rows * 160 // buckets,
             cpu_hours=pool.rows / rates["column_rows_per_second_per_cpu"] / 3600,
             traffic=planned_pass(pool, read, stretches=2) + writes(buckets),
             num_files=buckets,

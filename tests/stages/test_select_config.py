@@ -49,9 +49,8 @@ def test_select_config_names_columns_and_models():
     )
     assert config.models() == ["lid.bin"]
     assert config.names() == ["p_keep"]
-    assert config.filter_columns() == [
-        "caption", "clip_b32_similarity_score", "lang", "original_height", "original_width", "text",
-    ]  # fmt: skip
+    assert config.basic_columns() == ["caption", "lang", "original_height", "original_width", "text"]
+    assert config.clip_columns() == ["clip_b32_similarity_score"]
 
 
 def test_select_config_final_fraction_is_that_of_the_decision():

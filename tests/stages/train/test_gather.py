@@ -19,6 +19,7 @@ from pipeline.storage import Storage
 from stages.formats import ledger_gather
 from stages.formats.frames import open_frame
 from stages.formats.score_parts import MERGE_BYTES_PER_ROW
+from stages.kernels.buckets import TASK_BASE
 from stages.train.gather import GatherStage
 from stages.train.ledger import Ledger
 from tests.artifacts import commit, context, run_stage
@@ -219,9 +220,9 @@ def test_plan_grows_with_the_rows() -> None:
 
 
 def test_plan_memory_of_a_task_is_that_of_a_bucket_with_all_visits_or_of_a_partition() -> None:
-    assert planned(128_000_000).peak_task_bytes == 10_000_000 * MERGE_BYTES_PER_ROW  # 64 buckets, 5 visits
-    assert planned(12_800_000_000).peak_task_bytes <= 10_000_000 * MERGE_BYTES_PER_ROW
-    assert planned(2_000_000, visits=1).peak_task_bytes == 2_000_000 * 200
+    assert planned(128_000_000).peak_task_bytes == TASK_BASE + 10_000_000 * MERGE_BYTES_PER_ROW  # 64 buckets
+    assert planned(12_800_000_000).peak_task_bytes <= TASK_BASE + 10_000_000 * MERGE_BYTES_PER_ROW
+    assert planned(2_000_000, visits=1).peak_task_bytes == TASK_BASE + 2_000_000 * 230
 
 
 def planned(samples: int, visits: int = 5) -> StagePlan:
