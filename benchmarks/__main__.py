@@ -1,8 +1,8 @@
 """Run benchmarks and print their ratios beside the targets: `python -m benchmarks [--form short|full] [CASE ...]`.
 
-Each case is a module of `benchmarks.cases` with `measure(form) -> list[Line]`. Results are kept in
-`benchmarks/results/<case>.json` (`<case>.short.json` for the short form). `--table` prints what is kept, and runs
-nothing.
+Each case is a module of `benchmarks.cases` whose `measure(form)` gives lines, one after the other. They are kept in
+`benchmarks/results/<case>.json` (`<case>.short.json` for the short form), as far as they have come. `--table` prints
+what is kept, and runs nothing.
 """
 
 import argparse
@@ -36,14 +36,18 @@ def main() -> int:
     for case in [] if wishes.table else wishes.cases or names():
         begun = time.monotonic()
         print(f"{case} ...", file=sys.stderr, flush=True)
+        lines: list[record.Line] = []
         try:
-            lines = importlib.import_module(f"benchmarks.cases.{case}").measure(wishes.form)
+            for line in importlib.import_module(f"benchmarks.cases.{case}").measure(wishes.form):
+                lines.append(line)
+                path = record.save(case, wishes.form, lines)
+                seconds = time.monotonic() - begun
+                print(f"{line.what}: {line.ratio.median:.3g}; {seconds:.0f} s", file=sys.stderr, flush=True)
         except (AssertionError, RuntimeError) as error:
             failed = True
             print(f"{case} FAILED: {error}", file=sys.stderr, flush=True)
             continue
-        path = record.save(case, wishes.form, lines)
-        print(f"{case}: {time.monotonic() - begun:.0f} s, kept in {path.name}", file=sys.stderr, flush=True)
+        print(f"{case}: kept in {path.name}", file=sys.stderr, flush=True)
     chosen = [(case, line) for case, line in record.load(wishes.form) if not wishes.cases or case in wishes.cases]
     print(table(chosen))
     return int(failed or any(line["missed"] for _, line in chosen))

@@ -6,6 +6,7 @@ in further starts in which freed memory is given back at once.
 """
 
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -55,16 +56,14 @@ _SIZES = {
 }
 
 
-def measure(form: str) -> list[Line]:
+def measure(form: str) -> Iterator[Line]:
     """Time and memory of each setting."""
     size = _SIZES[form]
-    lines: list[Line] = []
     with tempfile.TemporaryDirectory(prefix="gradsieve-bench-") as scratch:
         folder = Path(scratch)
         pool = put_training_pool(folder, Uids(_SAMPLES), shard_size=_SAMPLES // 4, pictures=SMALL_PICTURES)
         for number, setting in enumerate(size.settings):
-            lines += _measure(setting, size, pool, folder / f"{number}")
-    return lines
+            yield from _measure(setting, size, pool, folder / f"{number}")
 
 
 def _measure(setting: _Setting, size: _Size, pool: tuple[Artifact, str], folder: Path) -> list[Line]:

@@ -86,3 +86,15 @@ def test_unknown_case_is_refused_with_those_there_are(results, monkeypatch, caps
     with pytest.raises(SystemExit):
         run(monkeypatch, {"a": lost_rows}, "b")
     assert "no such case: b; there are a" in capsys.readouterr().err
+
+
+def test_lines_that_came_before_a_failure_are_kept(results, monkeypatch, capsys):
+    def measure(form):
+        yield line("first", 0.5, Target(1, "lower"))
+        lost_rows(form)
+
+    assert run(monkeypatch, {"a": measure}) == 1
+    told = capsys.readouterr()
+    assert "a FAILED" in told.err
+    assert "first" in told.out
+    assert [kept["what"] for _, kept in record.load("short")] == ["first"]
