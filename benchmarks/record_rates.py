@@ -16,12 +16,12 @@ from benchmarks.scale.chain import Ran, run_shards, run_tables
 from pipeline.plan import size_of
 from pipeline.rates import RatesConfig
 
-SMALL, LARGE = (150_000, 0), (600_000, 2)
+SMALL, LARGE = (150_000, 0), (1_500_000, 3)
 """Samples and bucket bits."""
-OTHER = (1_500_000, 3)
-FEW, MANY = 200, 800
+OTHER = (3_000_000, 4)
+FEW, MANY = 200, 2_000
 """Samples in tars."""
-OTHER_NUMBER = 2_000
+OTHER_NUMBER = 5_000
 _SHARD_SIZE, _SIDE = 100, 512
 NAME = "rates.json"
 
