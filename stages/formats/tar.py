@@ -23,7 +23,6 @@ from stages.formats.tar_headers import (
 )
 
 _RECORD = 20 * BLOCK
-_HELD_BYTES = 1 << 20
 _MODE = 0o444
 
 
@@ -264,38 +263,26 @@ class TarWriter:
     """Writes members whose bytes, and nothing else, decide the archive's bytes."""
 
     def __init__(self, sink: BinaryIO) -> None:
-        """`sink` stays open; about a megabyte is held before it is written."""
+        """`sink` stays open."""
         self._sink = sink
-        self._held: list[bytes | memoryview] = []
-        self._held_bytes = self._written = 0
+        self._written = 0
         self._digest = hashlib.sha256()
 
     @property
     def sha256(self) -> str:
         """Of all bytes so far, as 64 hex digits."""
-        self._flush()
         return self._digest.hexdigest()
 
     def add(self, name: str, data: bytes | memoryview) -> None:
         """Append one member."""
-        size = len(data)
-        self._held += (tar_header(name, size), data, _PADDING[: -size % BLOCK])
-        self._held_bytes += BLOCK + size
-        if self._held_bytes >= _HELD_BYTES:
-            self._flush()
+        self._write(b"".join((tar_header(name, len(data)), data, _PADDING[: -len(data) % BLOCK])))
 
     def close(self) -> None:
-        """Write the end marker, fill the last record, and hold nothing back any more."""
-        self._held.append(bytes(2 * BLOCK))
-        self._flush()
-        self._held.append(bytes(-self._written % _RECORD))
-        self._flush()
+        """Write the end marker and fill the last record."""
+        self._write(bytes(2 * BLOCK))
+        self._write(bytes(-self._written % _RECORD))
 
-    def _flush(self) -> None:
-        if not self._held:
-            return  # also once the sink is closed
-        data = b"".join(self._held)
-        self._held, self._held_bytes = [], 0
+    def _write(self, data: bytes) -> None:
         self._sink.write(data)
         self._digest.update(data)
         self._written += len(data)
