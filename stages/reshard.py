@@ -21,6 +21,7 @@ from pipeline.errors import RunError
 from pipeline.schema import ORDER, SHARDS, SUBSET, Schema
 from pipeline.stage import External, Size, Stage, StageContext, StagePlan, StageResult
 from pipeline.storage import Storage, join
+from pipeline.write_behind import write_behind
 from stages.formats import side_files
 from stages.formats.npy import SubsetFile
 from stages.formats.ranges import read_pieces
@@ -35,7 +36,6 @@ _SLICE_RECORDS = 4 << 20
 _GROUP_ROWS = 16 << 20
 """Of the pool, looked up by one task: each reads the whole subset, so that fewer of them read less."""
 _MANY_GROUPS = 64
-_WRITE_BUFFER = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -211,7 +211,7 @@ def _write_shard(
     name = side_files.shard_name(shard.number)
     with tempfile.TemporaryDirectory(prefix="gradsieve-") as folder:
         local = Path(folder) / name
-        with local.open("wb", buffering=_WRITE_BUFFER) as sink:
+        with write_behind(local) as sink:
             tar = TarWriter(sink)
             num_renamed = _copy(tar, _samples(shard, pool, pool_path, storage))
         entry = writer.put_file(name, local, rows=shard.num_samples, sha256=tar.sha256)

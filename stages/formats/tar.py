@@ -7,7 +7,7 @@ import hashlib
 import io
 import tarfile
 from collections.abc import Iterator, Sequence
-from typing import BinaryIO, NamedTuple, TypeVar
+from typing import NamedTuple, Protocol, TypeVar
 
 from pipeline.errors import RunError
 from stages.formats.tar_headers import (
@@ -259,10 +259,17 @@ def _other_header(name: str, size: int) -> bytes:
         return info.tobuf(tarfile.PAX_FORMAT, "utf-8", "surrogateescape")
 
 
+class Sink(Protocol):
+    """What is written to."""
+
+    def write(self, data: bytes, /) -> object:
+        """Take all of it."""
+
+
 class TarWriter:
     """Writes members whose bytes, and nothing else, decide the archive's bytes."""
 
-    def __init__(self, sink: BinaryIO) -> None:
+    def __init__(self, sink: Sink) -> None:
         """`sink` stays open."""
         self._sink = sink
         self._written = 0
