@@ -39,7 +39,7 @@ MIMIC = Schema({**BATCHED.columns, "weight": pa.float32(), "loss": pa.float32()}
 LOSS = Schema({**BATCHED.columns, "loss": pa.float32()})
 _BYTES_PER_ROW = 40
 """Of such a table in Parquet."""
-_TASK_BYTES_PER_ROW = 230
+_TASK_BYTES_PER_ROW = 250
 _LEDGER_BYTES = 34
 """Of a ledger row in Parquet."""
 _RECORD_BYTES = 46
