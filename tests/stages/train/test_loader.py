@@ -1,5 +1,6 @@
 import pickle
 from collections import Counter
+from collections.abc import Iterator, Sequence
 from itertools import count
 from pathlib import Path
 from types import SimpleNamespace
@@ -100,13 +101,13 @@ def test_resume_anywhere_continues_exactly(pool: tuple[Artifact, str], window: i
 def test_resume_does_not_read_what_lies_before(pool: tuple[Artifact, str], monkeypatch: pytest.MonkeyPatch) -> None:
     spec = spec_of(pool, window=2, prefetch=0)
     read: list[tuple[str, int]] = []
-    original = Storage.read_range
+    original = Storage.read_ranges
 
-    def recording(self: Storage, uri: str, offset: int, length: int) -> bytes:
-        read.append((uri, length))
-        return original(self, uri, offset, length)
+    def recording(self: Storage, uri: str, ranges: Sequence[tuple[int, int]]) -> Iterator[bytes]:
+        read.extend((uri, length) for _, length in ranges)
+        return original(self, uri, ranges)
 
-    monkeypatch.setattr(Storage, "read_range", recording)
+    monkeypatch.setattr(Storage, "read_ranges", recording)
     list(Loader(spec, 0, 1).iterate(0, 3))
     late = sum(length for uri, length in read if uri.endswith(".tar"))
     read.clear()
@@ -117,13 +118,13 @@ def test_resume_does_not_read_what_lies_before(pool: tuple[Artifact, str], monke
 
 def test_neighbours_are_read_by_one_request(pool: tuple[Artifact, str], monkeypatch: pytest.MonkeyPatch) -> None:
     read: list[str] = []
-    original = Storage.read_range
+    original = Storage.read_ranges
 
-    def recording(self: Storage, uri: str, offset: int, length: int) -> bytes:
-        read.append(uri)
-        return original(self, uri, offset, length)
+    def recording(self: Storage, uri: str, ranges: Sequence[tuple[int, int]]) -> Iterator[bytes]:
+        read.extend(uri for _ in ranges)
+        return original(self, uri, ranges)
 
-    monkeypatch.setattr(Storage, "read_range", recording)
+    monkeypatch.setattr(Storage, "read_ranges", recording)
     list(Loader(spec_of(pool, window=100, batch_size=16, lanes=1), 0, 1).iterate(0))
     tars = [uri for uri in read if uri.endswith(".tar")]
     filler_reads = 4  # 14 fillers in 5 shards at most, one of them empty

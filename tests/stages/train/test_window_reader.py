@@ -1,3 +1,4 @@
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -75,13 +76,13 @@ def test_resumed_window_is_read_from_its_first_wanted_sample(pool: tuple[Artifac
 def test_storage_is_asked_once_for_a_stretch(pool: tuple[Artifact, str], monkeypatch: pytest.MonkeyPatch) -> None:
     reader, epoch = reader_of(pool)
     asked: list[str] = []
-    original = Storage.read_range
+    original = Storage.read_ranges
 
-    def recording(self: Storage, uri: str, offset: int, length: int) -> bytes:
-        asked.append(uri)
-        return original(self, uri, offset, length)
+    def recording(self: Storage, uri: str, ranges: Sequence[tuple[int, int]]) -> Iterator[bytes]:
+        asked.extend(uri for _ in ranges)
+        return original(self, uri, ranges)
 
-    monkeypatch.setattr(Storage, "read_range", recording)
+    monkeypatch.setattr(Storage, "read_ranges", recording)
     reader.read(np.arange(33))
     assert len([uri for uri in asked if uri.endswith(".tar")]) == len(COUNTS)
     assert epoch.order.num_samples == 33
