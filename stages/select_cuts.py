@@ -4,6 +4,7 @@ A sample brackets each line where it can, and one pass finds it; else a radix se
 `kernels.radix`). Whatever way it was found, it keeps the same rows.
 """
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -156,9 +157,11 @@ def _bracket(
     selection: Selection, cut: CutClause, drawn: Sequence[tuple[Keys, int]], times: float, number: int
 ) -> Bracket | None:
     """From the rows of some buckets, of which the pool has so many times as many; one of a number of brackets."""
-    num_rows = times * sum(len(keys) for keys, _ in drawn)
+    num_drawn = sum(len(keys) for keys, _ in drawn)
+    num_rows = times * num_drawn
     base = _base(cut, selection, round(times * sum(base for _, base in drawn)))
-    sample = np.concatenate([keys.columns[0][: SAMPLE_ROWS // len(drawn)] for keys, _ in drawn])
+    part = min(1.0, SAMPLE_ROWS / max(1, num_drawn))  # the same of all, so that each counts for what it is
+    sample = np.concatenate([keys.columns[0][: math.ceil(len(keys) * part)] for keys, _ in drawn])
     if not len(sample):
         return None
     bracket = bracket_of(sample, wanted_rows(cut, base, selection.config) / num_rows)

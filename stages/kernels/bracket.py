@@ -24,6 +24,7 @@ class Bracket:
     """Values between which the k-th one should lie, both inclusive; infinite where the bracket is open."""
 
     low: float
+    """Or an integer, exact, where ranking keys are bracketed."""
     high: float
 
     def holds(self, column: Column) -> NDArray[np.bool_]:
