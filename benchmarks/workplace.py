@@ -46,6 +46,17 @@ def engine(executor: Literal["ray", "in_process"] = "ray") -> Iterator[Engine]:
         started.shutdown()
 
 
+@contextmanager
+def ray_data_as_it_comes() -> Iterator[None]:
+    """Ray Data's own settings, progress bars aside, for a contender on the engine's Ray; ours are back afterwards."""
+    from ray.data import DataContext
+
+    context = DataContext()
+    context.enable_progress_bars = False
+    with DataContext.current(context):
+        yield
+
+
 def run_stage(
     stage: Stage[Any],
     root: Path,

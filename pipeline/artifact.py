@@ -275,11 +275,7 @@ class ArtifactWriter:
 
     def put_bytes(self, path: str, data: bytes, *, rows: int = 0, inputs: str | None = None) -> FileEntry:
         """Put one file under a fixed name."""
-        if self.overwrite:
-            self.storage.put(join(self.root, path), data)
-        else:
-            self.storage.put_once(join(self.root, path), data)
-        return FileEntry(path, rows, len(data), sha256_hex(data), inputs)
+        return self._put(FileEntry(path, rows, len(data), sha256_hex(data), inputs), data)
 
     def put_json(self, path: str, value: object) -> FileEntry:
         """Put canonical JSON."""
@@ -295,7 +291,8 @@ class ArtifactWriter:
 
     def put_by_content(self, stem: str, ending: str, data: bytes, *, rows: int = 0) -> FileEntry:
         """Put one file as `<stem>-<sha256[:16]><ending>`."""
-        return self.put_bytes(f"{stem}-{sha256_hex(data)[:16]}{ending}", data, rows=rows)
+        digest = sha256_hex(data)
+        return self._put(FileEntry(f"{stem}-{digest[:16]}{ending}", rows, len(data), digest), data)
 
     def put_file(
         self, path: str, local: Path, *, rows: int = 0, inputs: str | None = None, sha256: str | None = None
@@ -312,6 +309,11 @@ class ArtifactWriter:
                 raise AlreadyExistsError(
                     "an immutable object exists with other content", where=uri, expected=entry.sha256, found=found
                 ) from None
+        return entry
+
+    def _put(self, entry: FileEntry, data: bytes) -> FileEntry:
+        put = self.storage.put if self.overwrite else self.storage.put_once
+        put(join(self.root, entry.path), data)
         return entry
 
 

@@ -1,23 +1,24 @@
 """A training's ledger to decisions: gather and compact, vote, aggregate; against Polars and Ray Data's groupby.
 
-Polars makes the same decisions from the ledger in one process, without the compacted score table that ours leaves.
-Ray Data only groups by uid and averages, which is a part of the work.
+Polars makes the same decisions from the ledger in one process, and Ray Data by its own operations, both without the
+compacted score table that ours leaves. Ray Data's groupby alone, which only averages by uid, is a part of the work.
 """
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import polars as pl
 
+from benchmarks import ray_decisions
 from benchmarks.measure import Run, in_fresh_process, run_pairs
 from benchmarks.record import Line, Target
 from benchmarks.scale.ledgers import put_ledger
 from benchmarks.scale.tables import put_pool
 from benchmarks.scale.uids import Uids
-from benchmarks.workplace import data_stages, engine, frame, paths, run_stage, scratch
+from benchmarks.workplace import data_stages, engine, frame, paths, ray_data_as_it_comes, run_stage, scratch
 from pipeline.artifact import Artifact
 from pipeline.engine import Engine
 from pipeline.rates import RatesConfig
@@ -44,18 +45,18 @@ class _Size(NamedTuple):
 
 _SIZES = {
     "short": _Size(1_000_000, 5, 2, 3, 40_000, 1),
-    "full": _Size(4_000_000, 5, 2, 10, 200_000, 10),
+    "full": _Size(4_000_000, 5, 2, 10, 1_000_000, 10),
 }
 
 
-def measure(form: str) -> list[Line]:
-    """Two lines."""
+def measure(form: str) -> Iterator[Line]:
+    """Three lines."""
     size = _SIZES[form]
     with engine() as ours:
         with scratch() as folder:
-            lines = [_against_polars(size, ours, folder)]
+            yield _against_polars(size, ours, folder)
         with scratch() as folder:
-            return [*lines, _against_ray_data(size, ours, folder)]
+            yield from _against_ray_data(size, ours, folder)
 
 
 def _against_polars(size: _Size, ours: Engine, folder: Path) -> Line:
@@ -102,31 +103,45 @@ def _against_polars(size: _Size, ours: Engine, folder: Path) -> Line:
     )
 
 
-def _against_ray_data(size: _Size, ours: Engine, folder: Path) -> Line:
+def _against_ray_data(size: _Size, ours: Engine, folder: Path) -> Iterator[Line]:
     inputs = _inputs(size.ray_samples, size, folder)
+    ledger = paths(inputs["training"], "ledger/")
     counts = {"samples": size.ray_samples, "rows": size.ray_samples * size.visits}
+    results: dict[str, pl.DataFrame] = {}
 
     def stages() -> Run:
         with scratch() as out:
             begun = time.perf_counter()
             decisions = _ours(ours, inputs, out)
-            return Run(time.perf_counter() - begun, {"samples": decisions.summary["rows"], "rows": _scored(out)})
+            seconds = time.perf_counter() - begun
+            results["ours"] = frame(decisions)
+            return Run(seconds, {"samples": len(results["ours"]), "rows": _scored(out)})
 
-    def ray_data() -> Run:
-        begun = time.perf_counter()
-        num_samples, num_rows = _ray_data(paths(inputs["training"], "ledger/"))
-        return Run(time.perf_counter() - begun, {"samples": num_samples, "rows": num_rows})
+    def the_same() -> Run:
+        with scratch() as out, ray_data_as_it_comes():
+            begun = time.perf_counter()
+            num_rows = ray_decisions.decide(ledger, size.visits, FRACTION, out / "decisions")
+            seconds = time.perf_counter() - begun
+            found = pl.read_parquet(out / "decisions").sort(_UID)
+            results["theirs"] = found.with_columns(pl.col("pattern").cast(pl.UInt64))
+            return Run(seconds, {"samples": len(found), "rows": num_rows})
 
-    pairs = run_pairs(stages, ray_data, size.ray_pairs)
-    return Line(
-        "ledger to decisions, compaction included, times faster",
-        "Ray Data groupby(uid).mean(score) alone, at the size given",
-        pairs.speedup(),
-        Target(10, "higher"),
-        len(pairs),
-        counts,
-        pairs.seconds(),
-    )
+    def alone() -> Run:
+        with ray_data_as_it_comes():
+            begun = time.perf_counter()
+            num_samples, num_rows = ray_decisions.group_alone(ledger)
+            return Run(time.perf_counter() - begun, {"samples": num_samples, "rows": num_rows})
+
+    what, target = "ledger to decisions, compaction included, times faster", Target(10, "higher")
+    warm_up = int(size.ray_pairs > 1)
+    pairs = run_pairs(stages, the_same, size.ray_pairs, warm_up=warm_up)
+    assert pairs.ours[0].counts == counts, f"ours gave {dict(pairs.ours[0].counts)}, expected {counts}"
+    facts = {"largest_difference_of_p_keep": _apart(results["ours"], results["theirs"])}
+    against = "Ray Data to the same decisions, at the size given"
+    yield Line(what, against, pairs.speedup(), target, len(pairs), counts, pairs.seconds(), facts)
+    pairs = run_pairs(stages, alone, size.ray_pairs, warm_up=warm_up)
+    against = "Ray Data groupby(uid).mean(score) alone, at the size given"
+    yield Line(what, against, pairs.speedup(), target, len(pairs), counts, pairs.seconds())
 
 
 def _inputs(num_samples: int, size: _Size, folder: Path) -> dict[str, Artifact]:
@@ -195,15 +210,6 @@ def _polars(ledger: list[str], num_visits: int, out: Path) -> int:
     decisions = samples.join(decided, on="digit").rename({"digit": "pattern", "rank": "mean_score"}).sort(_UID)
     decisions.with_columns(pl.col("mean_score").cast(pl.Float32)).write_parquet(out, compression="zstd")
     return rows.height
-
-
-def _ray_data(ledger: list[str]) -> tuple[int, int]:
-    import ray.data
-    from ray.data.aggregate import Count, Mean
-
-    rows = ray.data.read_parquet(ledger, columns=[*_UID, "score"])
-    means = rows.groupby(_UID).aggregate(Mean("score"), Count(alias_name="visits")).materialize()
-    return means.count(), int(means.sum("visits"))
 
 
 def _apart(ours: pl.DataFrame, theirs: pl.DataFrame) -> float:

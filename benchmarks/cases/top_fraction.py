@@ -14,7 +14,7 @@ from benchmarks.measure import Pairs, Run, run_pairs
 from benchmarks.record import Line, Target
 from benchmarks.scale.tables import put_scores
 from benchmarks.scale.uids import Uids
-from benchmarks.workplace import engine, frame, paths, scratch
+from benchmarks.workplace import engine, frame, paths, ray_data_as_it_comes, scratch
 from pipeline.artifact import Artifact
 from pipeline.engine import Engine
 from stages.binarize_config import Voter
@@ -106,8 +106,10 @@ def _polars(files: Sequence[str], k: int) -> _Last:
 def _ray_data(files: Sequence[str], k: int) -> _Last:
     import ray.data
 
-    best = ray.data.read_parquet(list(files), columns=_ORDER).sort(_ORDER, descending=[True, False, False]).limit(k)
-    rows = best.map_batches(_last, batch_format="pyarrow", batch_size=None).take_all()
+    with ray_data_as_it_comes():
+        best = ray.data.read_parquet(list(files)).select_columns(_ORDER)
+        best = best.sort(_ORDER, descending=[True, False, False]).limit(k)
+        rows = best.map_batches(_last, batch_format="pyarrow", batch_size=None).take_all()
     worst = min(rows, key=lambda row: (row["score"], -row["uid_hi"], -row["uid_lo"]))
     return worst["score"], worst["uid_hi"], worst["uid_lo"]
 

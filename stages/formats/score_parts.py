@@ -1,8 +1,8 @@
 """Rows in any order to score buckets, without a shuffle: split by uid prefix, then merge each bucket.
 
-A split part holds its rows as fixed-width records in uid order, so that the rows of one bucket are one range
-of the file. Parts are private to the artifact that they lie in, whose manifest does not list them, or lie in entries
-(`pipeline.reuse`).
+A split part holds its rows as fixed-width records, one bucket behind the other, so that the rows of one bucket are one
+range of the file; only the merge sorts them. Parts are private to the artifact that they lie in, whose manifest does
+not list them, or lie in entries (`pipeline.reuse`).
 """
 
 from collections.abc import Sequence
@@ -19,16 +19,17 @@ from stages.kernels.buckets import bucket_path
 from stages.kernels.uid import bucket_of, run_starts, uid_visit_order
 
 FOLDER = "parts"
+_RADIX_BITS = 16
 MERGE_BYTES_PER_ROW = 150
 """What merging holds: records as read and sorted, keys, columns, and the file."""
 
 
 class SplitPart(NamedTuple):
-    """A file of records in uid order."""
+    """A file of records, one bucket behind the other."""
 
     uri: str
     counts: NDArray[np.int64]
-    """[buckets] records of each bucket, one bucket behind the other."""
+    """[buckets] records of each bucket."""
 
 
 class Piece(NamedTuple):
@@ -70,7 +71,9 @@ def split_by_bucket(table: pa.Table, writer: ArtifactWriter, stem: str, bits: in
         stem: what the part was made from; its content's digest is added.
         bits: of the uid prefix.
     """
-    records = sorted_records(table)
+    bucket = bucket_of(table["uid_hi"].to_numpy(), bits)
+    # Of small numbers a stable sort is a radix sort, many times as fast as one by uid.
+    records = _records(table, np.argsort(bucket.astype(np.uint16) if bits <= _RADIX_BITS else bucket, kind="stable"))
     file = writer.put_by_content(f"{FOLDER}/{stem}", ".records", records.tobytes())
     return split_part(join(writer.root, file.path), records, bits)
 
@@ -81,16 +84,11 @@ def sorted_records(table: pa.Table) -> NDArray[np.void]:
     Args:
         table: fixed-width columns, uid_hi, uid_lo and visit among them, without nulls.
     """
-    columns = {name: table[name].to_numpy() for name in table.column_names}
-    order = uid_visit_order(columns["uid_hi"], columns["uid_lo"], columns["visit"])
-    records = np.empty(table.num_rows, record_type(table.schema))
-    for name, values in columns.items():
-        records[name] = values[order]
-    return records
+    return _records(table, uid_visit_order(*(table[name].to_numpy() for name in ("uid_hi", "uid_lo", "visit"))))
 
 
 def split_part(uri: str, records: NDArray[np.void], bits: int) -> SplitPart:
-    """The split part of records in uid order that lie in a file."""
+    """The split part of records that lie in a file, one bucket behind the other."""
     return SplitPart(uri, np.bincount(bucket_of(records["uid_hi"], bits), minlength=1 << bits))
 
 
@@ -140,13 +138,26 @@ def read_bucket(pieces: BucketPieces, writer: ArtifactWriter, schema: pa.Schema)
     """All records of one bucket, sorted by (uid, visit)."""
     kind = record_type(schema)
     records = np.empty(pieces.rows, kind)
+    plain = records.view(f"V{kind.itemsize}")
     filled = 0
     for piece in pieces.pieces:
         data = writer.storage.read_range(piece.uri, piece.first * kind.itemsize, piece.num_rows * kind.itemsize)
-        records[filled : filled + piece.num_rows] = np.frombuffer(data, kind)
+        plain[filled : filled + piece.num_rows] = np.frombuffer(data, plain.dtype)
         filled += piece.num_rows
     hi, lo, visit = (np.ascontiguousarray(records[name]) for name in ("uid_hi", "uid_lo", "visit"))
-    return records[uid_visit_order(hi, lo, visit)]
+    return take_records(records, uid_visit_order(hi, lo, visit))
+
+
+def take_records(records: NDArray[np.void], rows: NDArray[np.int64]) -> NDArray[np.void]:
+    """Records at these rows: numpy copies plain bytes several times as fast as records field by field."""
+    return np.take(records.view(f"V{records.itemsize}"), rows).view(records.dtype)
+
+
+def _records(table: pa.Table, order: NDArray[np.int64]) -> NDArray[np.void]:
+    records = np.empty(table.num_rows, record_type(table.schema))
+    for name in table.column_names:
+        records[name] = table[name].to_numpy()
+    return take_records(records, order)
 
 
 def _refuse_repeated(records: NDArray[np.void], where: str) -> None:

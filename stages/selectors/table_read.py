@@ -21,6 +21,7 @@ from stages.formats.score_parts import (
     put_bucket,
     read_bucket,
     split_by_bucket,
+    take_records,
 )
 from stages.kernels.buckets import bucket_path
 from stages.kernels.uid import parse_hex, positions
@@ -163,7 +164,7 @@ def merge_rows(pieces: BucketPieces, *, pool: Artifact, writer: ArtifactWriter, 
     index = pool.read_table(bucket_path(pieces.bucket, "index"), ["uid_hi", "uid_lo"])
     uid_hi, uid_lo = (np.ascontiguousarray(records[name]) for name in ("uid_hi", "uid_lo"))
     inside = positions(index["uid_hi"].to_numpy(), index["uid_lo"].to_numpy(), uid_hi, uid_lo) >= 0
-    merged = put_bucket(records[inside], pieces.bucket, writer=writer, schema=TABLE)
+    merged = put_bucket(take_records(records, np.flatnonzero(inside)), pieces.bucket, writer=writer, schema=TABLE)
     return TableBucket(merged, int((~inside).sum()))
 
 

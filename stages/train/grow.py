@@ -37,6 +37,7 @@ from stages.formats.score_parts import (
     record_type,
     sorted_records,
     split_by_bucket,
+    take_records,
 )
 from stages.kernels.buckets import bucket_path
 from stages.kernels.uid import positions, uid_visit_order
@@ -211,7 +212,7 @@ def _merge(
     stays = _in(known, old["uid_hi"], old["uid_lo"]) & ~_in(fresh, old["uid_hi"], old["uid_lo"])
     records = np.concatenate([old[stays], new[is_wanted]]).astype(record_type(schema))
     hi, lo, visit = (np.ascontiguousarray(records[name]) for name in (*_UID, "visit"))
-    records = records[uid_visit_order(hi, lo, visit)]
+    records = take_records(records, uid_visit_order(hi, lo, visit))
     of_pass = np.searchsorted(steps, records["step"], side="right") - 1
     return Merged(
         put_bucket(records, pieces.bucket, writer=writer, schema=schema),

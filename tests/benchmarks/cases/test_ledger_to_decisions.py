@@ -3,6 +3,7 @@
 import polars as pl
 import pytest
 
+from benchmarks import ray_decisions
 from benchmarks.cases import ledger_to_decisions
 from tests.benchmarks.cases.conftest import check
 
@@ -11,11 +12,20 @@ def test_ledger_case_makes_the_decisions_that_polars_makes(monkeypatch, in_proce
     in_process(ledger_to_decisions)
     size = ledger_to_decisions._Size(3_000, 3, 1, 1, 1_000, 1)
     monkeypatch.setitem(ledger_to_decisions._SIZES, "short", size)
-    monkeypatch.setattr(ledger_to_decisions, "_ray_data", grouped)
-    lines = check(ledger_to_decisions.measure("short"))
-    (line, grouped_line) = lines.values()
+    monkeypatch.setattr(ray_decisions, "decide", decided)
+    monkeypatch.setattr(ray_decisions, "group_alone", grouped)
+    lines = check(list(ledger_to_decisions.measure("short")))
+    (line, decided_line, grouped_line) = lines.values()
     assert line.counts == {"samples": 3000, "rows": 9000}
-    assert grouped_line.counts == {"samples": 1000, "rows": 3000}
+    assert decided_line.counts == grouped_line.counts == {"samples": 1000, "rows": 3000}
+    assert decided_line.facts["largest_difference_of_p_keep"] < 1e-6
+
+
+def decided(ledger, num_visits, fraction, out):
+    """The decisions of Polars in the place of Ray Data's, in one file of several, so that no Ray is needed."""
+    assert fraction == ledger_to_decisions.FRACTION
+    out.mkdir()
+    return ledger_to_decisions._polars(ledger, num_visits, out / "part.parquet")
 
 
 def grouped(ledger):
