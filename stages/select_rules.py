@@ -6,7 +6,7 @@ becomes of samples for which the whole rule stays open. Absent metadata is no sc
 bottom and reaches no number, as DataComp has it.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -26,6 +26,19 @@ class Verdict:
 
     holds: NDArray[np.bool_]
     fails: NDArray[np.bool_]
+
+    @classmethod
+    def of_all(cls, clauses: Sequence["Verdict"]) -> "Verdict":
+        """That all of these hold, at least one."""
+        return cls(
+            np.logical_and.reduce([clause.holds for clause in clauses]),
+            np.logical_or.reduce([clause.fails for clause in clauses]),
+        )
+
+    @property
+    def opposite(self) -> "Verdict":
+        """That it does not hold."""
+        return Verdict(self.fails, self.holds)
 
 
 @dataclass(frozen=True)
@@ -71,13 +84,11 @@ class Evaluation:
             children = [
                 self.verdict(child.rule, frame, child.path, child.before) for child in children_of(rule, path, before)
             ]
-            holds, fails = [child.holds for child in children], [child.fails for child in children]
             if rule.all:
-                return Verdict(np.logical_and.reduce(holds), np.logical_or.reduce(fails))
-            return Verdict(np.logical_or.reduce(holds), np.logical_and.reduce(fails))
+                return Verdict.of_all(children)
+            return Verdict.of_all([child.opposite for child in children]).opposite
         if rule.not_:
-            inner = self.verdict(rule.not_, frame, (*path, 0), before)
-            return Verdict(inner.fails, inner.holds)
+            return self.verdict(rule.not_, frame, (*path, 0), before).opposite
         return self._leaf(rule, frame, path, before)
 
     def rankable(self, cut: CutClause, frame: Frame) -> tuple[Keys, int]:
@@ -164,12 +175,10 @@ def judge(rule: Rule, evaluation: Evaluation, frame: Frame) -> Judgement:
     if not rule.all:
         return Judgement(evaluation.verdict(rule, frame), np.zeros(len(frame), np.intp), [rule.reason])
     clauses = [evaluation.verdict(child.rule, frame, child.path, child.before) for child in children_of(rule, (), ())]
-    holds, fails = [clause.holds for clause in clauses], [clause.fails for clause in clauses]
-    verdict = Verdict(np.logical_and.reduce(holds), np.logical_or.reduce(fails))
-    failing = np.full(len(frame), len(fails), np.intp)
-    for number in reversed(range(len(fails))):
-        failing[fails[number]] = number
-    return Judgement(verdict, failing, [child.reason for child in rule.all])
+    failing = np.full(len(frame), len(clauses), np.intp)
+    for number, clause in reversed([*enumerate(clauses)]):
+        failing[clause.fails] = number
+    return Judgement(Verdict.of_all(clauses), failing, [child.reason for child in rule.all])
 
 
 def _taken(keys: Keys, rows: NDArray[np.bool_]) -> Keys:
