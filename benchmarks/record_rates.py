@@ -2,14 +2,17 @@
 
 Every stage runs on generated inputs of two sizes, in one process; the rate is what one more second of one core does, so
 that what a stage costs once is left out. Seconds are those of the process on its cores, not those of a clock: a busy
-machine changes them little. A third size, to which nothing was fitted, says how well the plan foretells them. Writes
-`benchmarks/results/rates.json`; `pipeline/rates.py` holds the same rates, to two digits, as defaults.
+machine changes them little, and they are the medians of a few runs. A third size, to which nothing was fitted, says how
+well the plan foretells them. Writes `benchmarks/results/rates.json`; `pipeline/rates.py` holds the same rates, to two
+digits, as defaults.
 """
 
 import json
+import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Literal
 
 from benchmarks.record import RESULTS, machine, versions
 from benchmarks.scale.chain import Ran, run_shards, run_tables
@@ -19,11 +22,13 @@ from pipeline.rates import RatesConfig
 SMALL, LARGE = (150_000, 0), (1_500_000, 3)
 """Samples and bucket bits."""
 OTHER = (3_000_000, 4)
-FEW, MANY = 200, 2_000
+FEW, MANY = 500, 5_000
 """Samples in tars."""
-OTHER_NUMBER = 5_000
+OTHER_NUMBER = 10_000
+REPEATS = 3
 _SHARD_SIZE, _SIDE = 100, 512
 NAME = "rates.json"
+_CHECKS: tuple[Literal["headers", "decode"], ...] = ("headers", "decode")
 
 
 def main() -> None:
@@ -32,6 +37,7 @@ def main() -> None:
     body = {
         "command": "python -m benchmarks.record_rates",
         "foretold": {"tables": OTHER[0], "tars": OTHER_NUMBER, "seconds": foretold(rates)},
+        "repeats": REPEATS,
         "sizes": {"tables": [SMALL[0], LARGE[0]], "tars": [FEW, MANY]},
         "machine": machine(),
         "versions": versions(),
@@ -76,7 +82,7 @@ def foretold(rates: Mapping[str, float]) -> dict[str, dict[str, float]]:
     """Seconds of one core of each stage, as planned and as they were, at sizes that the rates are not from."""
     known = RatesConfig().model_dump() | dict(rates)
     with tempfile.TemporaryDirectory(prefix="rates-") as folder:
-        tars = run_shards(Path(folder), OTHER_NUMBER, shard_size=_SHARD_SIZE, check="decode", side=_SIDE)
+        tars = _shards(Path(folder), OTHER_NUMBER, "decode")
         stored = sum(path.stat().st_size for path in (Path(folder) / "tars").iterdir())
         planned = _seconds(tars, known | {"bytes_per_sample": stored / OTHER_NUMBER})
     tables = _tables(OTHER)
@@ -92,8 +98,26 @@ def _seconds(done: Mapping[str, Ran], rates: Mapping[str, float]) -> dict[str, f
 
 
 def _tables(size: tuple[int, int]) -> dict[str, Ran]:
-    with tempfile.TemporaryDirectory(prefix="rates-") as folder:
-        return run_tables(Path(folder), *size)
+    def once() -> dict[str, Ran]:
+        with tempfile.TemporaryDirectory(prefix="rates-") as folder:
+            return run_tables(Path(folder), *size)
+
+    return _typical(once)
+
+
+def _shards(folder: Path, number: int, check: Literal["headers", "decode"]) -> dict[str, Ran]:
+    def once() -> dict[str, Ran]:
+        for made in folder.glob(f"*-{check}"):  # else it would be taken up
+            shutil.rmtree(made)
+        return run_shards(folder, number, shard_size=_SHARD_SIZE, check=check, side=_SIDE)
+
+    return _typical(once)
+
+
+def _typical(run: Callable[[], dict[str, Ran]]) -> dict[str, Ran]:
+    """Of each stage the run of median seconds."""
+    runs = [run() for _ in range(REPEATS)]
+    return {name: sorted((ran[name] for ran in runs), key=lambda ran: ran.seconds)[REPEATS // 2] for name in runs[0]}
 
 
 def _of_tars() -> dict[str, float]:
@@ -102,8 +126,8 @@ def _of_tars() -> dict[str, float]:
     sizes = {}
     for number in (FEW, MANY):
         with tempfile.TemporaryDirectory(prefix="rates-") as folder:
-            for check in ("headers", "decode"):
-                done = run_shards(Path(folder), number, shard_size=_SHARD_SIZE, check=check, side=_SIDE)
+            for check in _CHECKS:
+                done = _shards(Path(folder), number, check)
                 seconds[number, check] = {name: ran.seconds for name, ran in done.items()}
             sizes[number] = sum(path.stat().st_size for path in (Path(folder) / "tars").iterdir())
     more, read = MANY - FEW, sizes[MANY] - sizes[FEW]

@@ -20,27 +20,27 @@ class RatesConfig(Config):
     """Forward passes only: a third of the work of training."""
     score_samples_per_second_per_cpu: float = placement(20.0, gt=0)
     """Forward passes of ViT-B-32 on one core: an estimate, not a measurement."""
-    index_bytes_per_second_per_cpu: float = placement(260e6, gt=0)
+    index_bytes_per_second_per_cpu: float = placement(340e6, gt=0)
     """Reading and checking tars."""
-    decodes_per_second_per_cpu: float = placement(690.0, gt=0)
+    decodes_per_second_per_cpu: float = placement(970.0, gt=0)
     """Full decodes of a 512-pixel JPEG (`pool.check: decode`)."""
     index_rows_per_second_per_cpu: float = placement(1e6, gt=0)
     """Metadata read, joined and indexed: an estimate."""
-    column_rows_per_second_per_cpu: float = placement(2.2e6, gt=0)
+    column_rows_per_second_per_cpu: float = placement(3.4e6, gt=0)
     """A score table from a metadata column."""
     table_rows_per_second_per_cpu: float = placement(1e6, gt=0)
     """A score table from somebody's Parquet: an estimate."""
-    gather_rows_per_second_per_cpu: float = placement(430e3, gt=0)
+    gather_rows_per_second_per_cpu: float = placement(520e3, gt=0)
     """Scored samples of a training's ledger to a score table."""
-    binarize_rows_per_second_per_cpu: float = placement(2.9e6, gt=0)
+    binarize_rows_per_second_per_cpu: float = placement(3.4e6, gt=0)
     """Scores to votes, by top fraction."""
-    aggregate_rows_per_second_per_cpu: float = placement(2.7e6, gt=0)
+    aggregate_rows_per_second_per_cpu: float = placement(3.7e6, gt=0)
     """Votes and scores to decisions."""
-    select_rows_per_second_per_cpu: float = placement(1.6e6, gt=0)
+    select_rows_per_second_per_cpu: float = placement(2.1e6, gt=0)
     """Samples of the pool through a rule with two cuts."""
     find_rows_per_second_per_cpu: float = placement(1e6, gt=0)
     """Samples of the pool looked up in the subset: an estimate."""
-    copy_bytes_per_second_per_cpu: float = placement(240e6, gt=0)
+    copy_bytes_per_second_per_cpu: float = placement(380e6, gt=0)
     """Resharding: bytes written."""
     report_rows_per_second_per_cpu: float = placement(1e6, gt=0)
     """Samples and scores counted for the report: an estimate."""

@@ -21,6 +21,7 @@ from stages.kernels.bracket import (
     Bracket,
     Inside,
     bracket_of,
+    expected_inside,
     inside_keys,
     settle,
 )
@@ -33,6 +34,8 @@ from stages.select_rules import CutClause, Evaluation, cut_clauses
 _HISTOGRAMS = 512
 """Histograms (of 512 KiB) that may meet on the driver in one pass."""
 SAMPLED_BUCKETS = 2
+_MAX_TIED = 1 << 20
+"""Rows that brackets may bring together where what they hold are ties."""
 Prepare = Callable[[int], FileEntry]
 """What is done with each bucket before a line is sought in it."""
 
@@ -164,9 +167,12 @@ def _bracket(
     sample = np.concatenate([keys.columns[0][: math.ceil(len(keys) * part)] for keys, _ in drawn])
     if not len(sample):
         return None
-    bracket = bracket_of(sample, wanted_rows(cut, base, selection.config) / num_rows)
+    share = wanted_rows(cut, base, selection.config) / num_rows
+    bracket = bracket_of(sample, share)
     held = np.count_nonzero(bracket.holds(sample)) / len(sample) * num_rows
-    return bracket if held <= MAX_INSIDE / 2 / number else None
+    # Where many rows have one value, all of them are held: to search costs a pass or two then, and no memory.
+    is_tied = held > 2 * expected_inside(round(num_rows), share, len(sample))
+    return bracket if held <= (_MAX_TIED if is_tied else MAX_INSIDE) / 2 / number else None
 
 
 def _base(cut: CutClause, selection: Selection, num_rows: int) -> int:

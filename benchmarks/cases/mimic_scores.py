@@ -37,7 +37,7 @@ class _Size(NamedTuple):
     pairs: int
 
 
-_SIZES = {"short": _Size(16, 4), "full": _Size(64, 10)}
+_SIZES = {"short": _Size(16, 4), "full": _Size(32, 10)}
 
 
 def measure(form: str) -> list[Line]:
@@ -76,7 +76,7 @@ class _Contender(NamedTuple):
 
 def _by_tail(model: nn.Module, reference: nn.Module, name: str, batch: Batch) -> _Contender:
     config = TrainConfig(model=MODEL, epochs=1, batch_size=len(batch), lanes=1, precision="fp32")
-    state = dict(reference.named_parameters())
+    state = {key: value.detach() for key, value in reference.named_parameters()}
     step = build_step(Encoders(model), config, reference=state, names=(name,), ranks=Ranks(), seed=0)
 
     def run() -> Run:

@@ -139,6 +139,18 @@ def test_find_cuts_keep_the_same_rows_whatever_way_they_are_found(artifacts, mon
         assert passes == 1
 
 
+def test_rows_of_one_value_are_searched_for_not_held(artifacts, monkeypatch):
+    monkeypatch.setattr(select_cuts, "MAX_COLLECTED", 0)
+    monkeypatch.setattr(select_cuts, "_MAX_TIED", 0)
+    config = config_of(top("quality", 0.3))
+    (sampled,), passes = find(artifacts, config)
+    assert passes == 1
+    monkeypatch.setattr(select_cuts, "expected_inside", lambda *_: 0)  # as if what is held were ties
+    (searched,), passes = find(artifacts, config)
+    assert passes > 1
+    assert kept_of(artifacts, config, searched) == kept_of(artifacts, config, sampled)
+
+
 def kept_of(artifacts, config, found):
     """Rows that a cut keeps, by bucket."""
     sources = Sources(*artifacts, tuple(config.names()), tuple(config.clip_columns()), 0)
