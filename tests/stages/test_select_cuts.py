@@ -40,7 +40,11 @@ def config_of(rule, **block):
 def artifacts(tmp_path_factory):
     root = tmp_path_factory.mktemp("cuts")
     hi, lo = random_uids(N)
-    metadata = {"quality": pa.array(QUALITY), "clip_l14_similarity_score": pa.array(CLIP)}
+    metadata = {
+        "quality": pa.array(QUALITY),
+        "grade": pa.array(np.ones(N)),
+        "clip_l14_similarity_score": pa.array(CLIP),
+    }
     missing_hi, missing_lo = random_uids(100, seed=8)
     missing = pa.table({"uid_hi": missing_hi, "uid_lo": missing_lo, "clip_l14_similarity_score": np.full(100, 0.39)})
     pool = make_pool(root / "pool", hi, lo, bits=3, metadata=metadata, missing=missing)
@@ -139,16 +143,17 @@ def test_find_cuts_keep_the_same_rows_whatever_way_they_are_found(artifacts, mon
         assert passes == 1
 
 
-def test_rows_of_one_value_are_searched_for_not_held(artifacts, monkeypatch):
+def test_many_rows_of_one_value_are_searched_for_not_held(artifacts, monkeypatch):
     monkeypatch.setattr(select_cuts, "MAX_COLLECTED", 0)
-    monkeypatch.setattr(select_cuts, "_MAX_TIED", 0)
-    config = config_of(top("quality", 0.3))
-    (sampled,), passes = find(artifacts, config)
+    config = config_of(top("grade", 0.3))  # one grade
+    (held,), passes = find(artifacts, config)
     assert passes == 1
-    monkeypatch.setattr(select_cuts, "expected_inside", lambda *_: 0)  # as if what is held were ties
+    monkeypatch.setattr(select_cuts, "_MAX_TIED", 0)
     (searched,), passes = find(artifacts, config)
     assert passes > 1
-    assert kept_of(artifacts, config, searched) == kept_of(artifacts, config, sampled)
+    assert kept_of(artifacts, config, searched) == kept_of(artifacts, config, held)
+    _, passes = find(artifacts, config_of(top("quality", 0.3)))
+    assert passes == 1
 
 
 def kept_of(artifacts, config, found):
