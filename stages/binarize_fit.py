@@ -5,7 +5,7 @@ found; then the uid at its place is looked up.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial, reduce
 
 import numpy as np
@@ -31,7 +31,9 @@ from stages.kernels.buckets import bucket_groups
 from stages.kernels.cluster1d import Bins, Split
 from stages.kernels.radix import (
     MAX_COLLECTED,
+    NO_ROWS,
     Cut,
+    Histogram,
     Keys,
     Request,
     Search,
@@ -42,7 +44,7 @@ from stages.kernels.radix import (
 )
 
 _HISTOGRAMS = 512
-"""Histograms (of 512 KiB) that may meet on the driver in one pass."""
+"""Histograms (of at most 640 KiB, mostly of a few) that may meet on the driver in one pass."""
 _SAMPLED_BUCKETS = 2
 
 
@@ -91,7 +93,7 @@ class _Tally:
     scored: int = 0
     low: float = np.inf
     high: float = -np.inf
-    counts: NDArray[np.int64] = field(default_factory=lambda: np.zeros(1, np.int64))
+    counts: Histogram = NO_ROWS
     inside: tuple[Inside, ...] = ()
 
     def __add__(self, other: "_Tally") -> "_Tally":
@@ -152,7 +154,7 @@ def _brackets(
 
 
 _Ask = Request | Bins
-_Answer = NDArray[np.int64] | list[Keys]
+_Answer = Histogram | list[Keys]
 
 
 def _tally(
@@ -179,7 +181,7 @@ def _begin(voter: Voter, tally: _Tally, pool_rows: int) -> VoterFit:
     if voter.method == "top_fraction":
         base = pool_rows if voter.of == "pool" else tally.scored
         fit.search = Search(PLACED_WIDTHS, top_count(voter.fraction, base))
-        if len(tally.counts) > 1:
+        if len(tally.counts.bins):
             fit.search.feed(tally.counts)
         else:
             fit.search.cut = settle(tally.inside, min(fit.search.k or 0, tally.scored))
@@ -200,8 +202,7 @@ def _answer(
     open_voters = [voters[index] for index in asked]
     numbers = list(asked)
     answers: dict[int, _Answer] = {
-        index: [] if isinstance(ask, Request) and ask.collect else np.zeros(cluster1d.NUM_BINS, np.int64)
-        for index, ask in asked.items()
+        index: [] if isinstance(ask, Request) and ask.collect else NO_ROWS for index, ask in asked.items()
     }
     for bucket in buckets:
         for place, found in placed_voters(scores, open_voters, bucket):
@@ -211,8 +212,10 @@ def _answer(
             if isinstance(answer, list):
                 assert isinstance(ask, Request)
                 answer.append(candidates(found.keys, ask))
+            elif isinstance(ask, Bins):
+                answers[index] = answer + Histogram.of(ask.count(found.values))
             else:
-                answer += ask.count(found.values) if isinstance(ask, Bins) else histogram(found.keys, ask)
+                answers[index] = answer + histogram(found.keys, ask)
     return answers
 
 
@@ -221,10 +224,11 @@ def _take(fit: VoterFit, ask: _Ask, answers: Sequence[_Answer]) -> None:
         assert fit.search is not None
         fit.search.collect([keys for answer in answers if isinstance(answer, list) for keys in answer])
         return
-    counts = np.sum([answer for answer in answers if isinstance(answer, np.ndarray)], axis=0)
+    summed = sum((answer for answer in answers if isinstance(answer, Histogram)), NO_ROWS)
     if isinstance(ask, Request):
         assert fit.search is not None
-        fit.search.feed(counts)
+        fit.search.feed(summed)
         return
+    counts = summed.dense()
     fit.bins = ask
     fit.split = cluster1d.two_means(counts) if fit.voter.method == "kmeans" else cluster1d.gaussian_mixture(counts)

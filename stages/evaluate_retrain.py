@@ -1,7 +1,6 @@
 """A random subset as large as the kept one: what the filter is measured against."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import ClassVar
 
@@ -15,11 +14,14 @@ from pipeline.schema import POOL, SUBSET, Schema
 from pipeline.stage import Size, Stage, StageContext, StagePlan, StageResult
 from pipeline.traffic import writes
 from stages.formats.npy import subset_bytes
-from stages.kernels.buckets import UID_BYTES, bucket_path, buckets_of_size, planned_pass
-from stages.kernels.radix import Cut, Keys, Request, Search, candidates, histogram
+from stages.kernels.buckets import UID_BYTES, bucket_groups, bucket_path, buckets_of_size, planned_pass
+from stages.kernels.radix import NO_ROWS, Cut, Histogram, Keys, Request, Search, candidates, histogram
 
 U64 = NDArray[np.uint64]
 _WIDTHS = (64, 64, 64)
+_GROUPS = 64
+"""Tasks that count priorities, at most: each leaves a histogram on the driver."""
+_HISTOGRAM_BYTES = 10 << 16
 
 
 class RandomSubsetStage(Stage[Config]):
@@ -35,13 +37,15 @@ class RandomSubsetStage(Stage[Config]):
     def plan(self, inputs: Mapping[str, Size], rates: Mapping[str, float]) -> StagePlan:
         """Sixteen bytes for each uid that is drawn; four passes over the pool's uids."""
         kept, pool = inputs["subset"].rows, inputs["pool"]
+        buckets = buckets_of_size(pool)
+        groups = min(buckets, _GROUPS)
         return StagePlan(
             Size(kept, UID_BYTES * kept),
-            partitions=4 * buckets_of_size(pool),
-            peak_task_bytes=pool.rows * 60 // buckets_of_size(pool),
+            partitions=3 * groups + buckets,
+            peak_task_bytes=pool.rows * 60 // buckets,
             cpu_hours=pool.rows / rates["select_rows_per_second_per_cpu"] / 3600,
             traffic=planned_pass(pool, UID_BYTES).times(4) + writes(1),
-            driver_bytes=3 * UID_BYTES * kept,
+            driver_bytes=3 * UID_BYTES * kept + groups * _HISTOGRAM_BYTES,
         )
 
     def run(self, context: StageContext) -> StageResult:
@@ -75,30 +79,25 @@ def _finalise(values: U64) -> U64:
     return values ^ (values >> np.uint64(31))
 
 
-@dataclass(frozen=True)
-class _Found:
-    """A bucket's answer: counts of a digit, or the candidates."""
-
-    counts: NDArray[np.int64] | None
-    keys: Keys | None
-
-
 def _find_cut(context: StageContext, pool: Artifact, buckets: Sequence[int], wanted: int) -> Cut:
     search = Search(_WIDTHS, wanted)
+    groups = bucket_groups(len(buckets), _GROUPS)
     while search.cut is None:
-        request = search.request()
-        answer = partial(_answer, pool, context.seed, request)
-        found = context.engine.map(answer, buckets, name="evaluate: priorities", unit="buckets")
-        if request.collect:
-            search.collect([part.keys for part in found if part.keys is not None])
+        answer = partial(_answer, pool, context.seed, search.request())
+        found = context.engine.map(answer, groups, name="evaluate: priorities", unit="buckets", weigh=len)
+        if search.request().collect:
+            search.collect([keys for part in found if isinstance(part, list) for keys in part])
         else:
-            search.feed(np.sum([part.counts for part in found if part.counts is not None], axis=0))
+            search.feed(sum((part for part in found if isinstance(part, Histogram)), NO_ROWS))
     return search.cut
 
 
-def _answer(pool: Artifact, seed: int, request: Request, bucket: int) -> _Found:
-    keys = _keys(*_uids(pool, bucket), seed)
-    return _Found(None, candidates(keys, request)) if request.collect else _Found(histogram(keys, request), None)
+def _answer(pool: Artifact, seed: int, request: Request, buckets: Sequence[int]) -> Histogram | list[Keys]:
+    """Of some buckets: counts of a digit, or the candidates."""
+    keys = (_keys(*_uids(pool, bucket), seed) for bucket in buckets)
+    if request.collect:
+        return [candidates(found, request) for found in keys]
+    return sum((histogram(found, request) for found in keys), NO_ROWS)
 
 
 def _drawn(pool: Artifact, seed: int, cut: Cut, bucket: int) -> tuple[U64, U64]:

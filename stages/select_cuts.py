@@ -10,7 +10,6 @@ from dataclasses import dataclass, field
 from functools import partial
 
 import numpy as np
-from numpy.typing import NDArray
 
 from pipeline.artifact import FileEntry, entries_rows
 from pipeline.engine import Engine
@@ -26,13 +25,24 @@ from stages.kernels.bracket import (
     settle,
 )
 from stages.kernels.buckets import bucket_groups
-from stages.kernels.radix import MAX_COLLECTED, Cut, Keys, Request, Search, candidates, histogram, top_count
+from stages.kernels.radix import (
+    MAX_COLLECTED,
+    NO_ROWS,
+    Cut,
+    Histogram,
+    Keys,
+    Request,
+    Search,
+    candidates,
+    histogram,
+    top_count,
+)
 from stages.select_config import ClipScoreClause, Path, SelectConfig
 from stages.select_frame import Frame, Sources, column_values, read_missing
 from stages.select_rules import CutClause, Evaluation, cut_clauses
 
 _HISTOGRAMS = 512
-"""Histograms (of 512 KiB) that may meet on the driver in one pass."""
+"""Histograms (of at most 640 KiB, mostly of a few) that may meet on the driver in one pass."""
 SAMPLED_BUCKETS = 2
 _MAX_TIED = 1 << 20
 """Rows that brackets may bring together where what they hold are ties."""
@@ -73,7 +83,7 @@ class CutFound:
 class _Answer:
     base: int
     widths: tuple[int, ...]
-    counts: NDArray[np.int64] | None = None
+    counts: Histogram | None = None
     keys: Keys | None = None
     inside: Inside | None = None
 
@@ -129,7 +139,7 @@ def find_cuts(
             elif ask.collect:
                 search.collect([part.keys for part in parts if part.keys is not None])
             else:
-                search.feed(np.sum([part.counts for part in parts if part.counts is not None], axis=0))
+                search.feed(sum((part.counts for part in parts if part.counts is not None), NO_ROWS))
             if search.cut is not None:
                 found[cut.path] = CutFound(cut, bases[cut.path], search.k, search.cut)
     return [found[cut.path] for cut in wanted], prepared

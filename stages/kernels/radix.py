@@ -121,12 +121,40 @@ class Request:
     collect: bool = False
 
 
-def histogram(keys: Keys, request: Request) -> NDArray[np.int64]:
-    """Counts of the digit behind the prefix, over the rows that have the prefix: [65536]."""
+@dataclass(frozen=True)
+class Histogram:
+    """Counts of a digit. Empty bins, which are nearly all, are left out, so that many of these meet on the driver."""
+
+    bins: NDArray[np.uint16]
+    counts: NDArray[np.int64]
+
+    @classmethod
+    def of(cls, counts: NDArray[np.int64]) -> "Histogram":
+        """From the counts of all bins: [65536]."""
+        bins = np.flatnonzero(counts)
+        return cls(bins.astype(np.uint16), counts[bins])
+
+    def dense(self) -> NDArray[np.int64]:
+        """Counts of all bins: [65536]."""
+        counts = np.zeros(NUM_BINS, np.int64)
+        counts[self.bins] = self.counts
+        return counts
+
+    def __add__(self, other: "Histogram") -> "Histogram":
+        counts = self.dense()
+        counts[other.bins] += other.counts
+        return Histogram.of(counts)
+
+
+NO_ROWS = Histogram(np.empty(0, np.uint16), np.empty(0, np.int64))
+
+
+def histogram(keys: Keys, request: Request) -> Histogram:
+    """Counts of the digit behind the prefix, over the rows that have the prefix."""
     digit = _digit(keys, len(request.prefix))
     if request.prefix:
         digit = digit[_has_prefix(keys, request.prefix)]
-    return np.bincount(digit, minlength=NUM_BINS)
+    return Histogram.of(np.bincount(digit, minlength=NUM_BINS))
 
 
 def candidates(keys: Keys, request: Request) -> Keys:
@@ -170,9 +198,10 @@ class Search:
         assert self.cut is None, "the search is over"
         return Request(tuple(self._prefix), self._collecting)
 
-    def feed(self, counts: NDArray[np.int64]) -> None:
-        """Take the partitions' summed histograms; [65536]."""
+    def feed(self, summed: Histogram) -> None:
+        """Take the partitions' summed histograms."""
         assert self.k is not None, "k must be known"
+        counts = summed.dense()
         if not self._prefix:
             self._left = min(self.k, int(counts.sum()))
         if self._left <= 0:
@@ -216,5 +245,5 @@ def select(partitions: Sequence[Keys], k: int) -> Cut:
         if request.collect:
             search.collect([candidates(keys, request) for keys in partitions])
         else:
-            search.feed(np.sum([histogram(keys, request) for keys in partitions], axis=0))
+            search.feed(sum((histogram(keys, request) for keys in partitions), NO_ROWS))
     return search.cut
