@@ -103,12 +103,12 @@ def test_fresh_process_gives_value_and_peak_above_idle():
     value, run = in_fresh_process(allocate, 300)
     assert value == 600
     assert run.seconds > 0
-    assert 290 * MIB < run.peak_bytes < 350 * MIB
+    assert 260 * MIB < run.peak_bytes < 350 * MIB  # less where the kernel takes back what lies idle
 
 
 def test_fresh_process_counts_the_memory_of_its_children():
     _, run = in_fresh_process(allocate_in_child, 200)
-    assert 190 * MIB < run.peak_bytes < 260 * MIB
+    assert 160 * MIB < run.peak_bytes < 260 * MIB
 
 
 @pytest.mark.parametrize(("work", "said"), [(fail, "ValueError: no such thing"), (die, "ended with 9")])
