@@ -65,12 +65,8 @@ def _against_polars(size: _Size, ours: Engine, folder: Path) -> Line:
     results: dict[str, pl.DataFrame] = {}
 
     def stages() -> Run:
-        with scratch() as out:
-            begun = time.perf_counter()
-            decisions = _ours(ours, inputs, out)
-            seconds = time.perf_counter() - begun
-            results["ours"] = frame(decisions)
-            return Run(seconds, {"samples": len(results["ours"]), "rows": _scored(out)})
+        run, results["ours"] = _timed(ours, inputs)
+        return run
 
     def polars() -> Run:
         with scratch() as out:
@@ -110,12 +106,8 @@ def _against_ray_data(size: _Size, ours: Engine, folder: Path) -> Iterator[Line]
     results: dict[str, pl.DataFrame] = {}
 
     def stages() -> Run:
-        with scratch() as out:
-            begun = time.perf_counter()
-            decisions = _ours(ours, inputs, out)
-            seconds = time.perf_counter() - begun
-            results["ours"] = frame(decisions)
-            return Run(seconds, {"samples": len(results["ours"]), "rows": _scored(out)})
+        run, results["ours"] = _timed(ours, inputs)
+        return run
 
     def the_same() -> Run:
         with scratch() as out, ray_data_as_it_comes():
@@ -158,6 +150,15 @@ def _ours(engine_: Engine, inputs: Mapping[str, Artifact], out: Path) -> Artifac
         stage, makes, reads = data_stages()[name]
         made[makes] = run_stage(stage, out / name, makes, engine_, inputs={role: made[role] for role in reads})
     return made["decisions"]
+
+
+def _timed(engine_: Engine, inputs: Mapping[str, Artifact]) -> tuple[Run, pl.DataFrame]:
+    with scratch() as out:
+        begun = time.perf_counter()
+        made = _ours(engine_, inputs, out)
+        seconds = time.perf_counter() - begun
+        decisions = frame(made)
+        return Run(seconds, {"samples": len(decisions), "rows": _scored(out)}), decisions
 
 
 def _alone(inputs: Mapping[str, Artifact], out: Path) -> None:

@@ -126,7 +126,9 @@ class Histogram:
     """Counts of a digit. Empty bins, which are nearly all, are left out, so that many of these meet on the driver."""
 
     bins: NDArray[np.uint16]
+    """[m] ascending."""
     counts: NDArray[np.int64]
+    """[m] rows, each above 0."""
 
     @classmethod
     def of(cls, counts: NDArray[np.int64]) -> "Histogram":

@@ -107,3 +107,12 @@ def test_select_many_rows_take_few_passes(monkeypatch):
     kept = select([keys], 77_777).keeps(keys)
     assert kept.sum() == 77_777
     assert len(passes) <= 7  # two digits of the score, four of the second key, one of the uid
+
+
+def test_histograms_add_up_and_hold_no_empty_bin():
+    rng = np.random.default_rng(0)
+    drawn = [np.bincount(rng.integers(0, 1 << 16, size), minlength=1 << 16) for size in (0, 3, 70_000)]
+    summed = sum(map(radix.Histogram.of, drawn), radix.NO_ROWS)
+    assert summed.dense().tolist() == np.sum(drawn, axis=0).tolist()
+    assert (summed.counts > 0).all()
+    assert len(radix.Histogram.of(drawn[1]).bins) <= 3
