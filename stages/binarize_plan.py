@@ -9,7 +9,7 @@ from stages.kernels.buckets import TASK_BASE, UID_BYTES, buckets_of_size, planne
 
 _GROUPS = 512
 """Tasks of such a pass at most, where there is one voter; each answers with a histogram a voter."""
-_HISTOGRAM = 512 << 10
+_HISTOGRAM = 640 << 10
 _SCORE_BYTES = 22
 """Of a score's row as it is read: uid, visit, and the column of its scale."""
 
