@@ -15,6 +15,7 @@ from pipeline.errors import RunError
 from stages.binarize_config import Voter
 from stages.kernels.buckets import bucket_path
 from stages.kernels.radix import Cut, Keys, ascending, order_key
+from stages.kernels.scale import Scale
 from stages.kernels.score_values import COLUMNS, by_sample, scaled_scores
 
 PLACED_WIDTHS = (32, 64)
@@ -74,14 +75,18 @@ def _chosen(
         own = [(index, voter) for index, voter in enumerate(voters) if voter.selector == selector]
         needed = {"visit", *also, *(() if all(isinstance(voter.visit, int) for _, voter in own) else _UID)}
         columns = {*needed, *(name for _, voter in own for name in COLUMNS[voter.scale])}
-        table = scores[selector].read_table(bucket_path(bucket), sorted(columns))
+        # In one piece, a column becomes an array without a copy, as often as voters ask for it.
+        table = scores[selector].read_table(bucket_path(bucket), sorted(columns)).combine_chunks()
+        pa.default_memory_pool().release_unused()  # reading holds twice the table, and numpy cannot use what Arrow keeps
+        scaled: dict[Scale, NDArray[np.float32]] = {}
         for index, voter in own:
-            try:
-                values = scaled_scores(table, voter.scale)
-            except ValueError as error:
-                where = scores[selector].uri(bucket_path(bucket))
-                raise RunError("a score table holds what cannot be ranked", where=where, found=error) from error
-            yield index, table, *by_sample(table, values, voter.visit)
+            if voter.scale not in scaled:
+                try:
+                    scaled[voter.scale] = scaled_scores(table, voter.scale)
+                except ValueError as error:
+                    where = scores[selector].uri(bucket_path(bucket))
+                    raise RunError("a score table holds what cannot be ranked", where=where, found=error) from error
+            yield index, table, *by_sample(table, scaled[voter.scale], voter.visit)
 
 
 def placed_voters(

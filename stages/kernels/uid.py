@@ -11,6 +11,8 @@ from numpy.typing import ArrayLike, NDArray
 UID_DTYPE = np.dtype("<u8,<u8")
 """DataComp's subset record: (uid_hi, uid_lo)."""
 
+_LOOKED_UP = 1 << 18
+"""Uids that are looked up at a time: what a search holds beside its result does not grow with a bucket."""
 _U64 = np.uint64
 _DIGITS = np.frombuffer(b"0123456789abcdef", np.uint8)
 _PAIRS = np.stack([_DIGITS[np.arange(256) >> 4], _DIGITS[np.arange(256) & 15]], axis=1)  # [256, 2] byte -> two digits
@@ -118,8 +120,17 @@ def positions(
     Returns:
         [q] rows of the base.
     """
-    if len(base_hi) == 0:
-        return np.full(len(hi), -1, np.int64)
+    rows = np.full(len(hi), -1, np.int64)
+    if len(base_hi):
+        for start in range(0, len(hi), _LOOKED_UP):
+            part = slice(start, start + _LOOKED_UP)
+            rows[part] = _positions(base_hi, base_lo, hi[part], lo[part])
+    return rows
+
+
+def _positions(
+    base_hi: NDArray[np.uint64], base_lo: NDArray[np.uint64], hi: NDArray[np.uint64], lo: NDArray[np.uint64]
+) -> NDArray[np.int64]:
     left = np.searchsorted(base_hi, hi, "left")
     right = np.searchsorted(base_hi, hi, "right")
     widest = int((right - left).max(initial=0))
