@@ -77,7 +77,7 @@ def _chosen(
         columns = {*needed, *(name for _, voter in own for name in COLUMNS[voter.scale])}
         # In one piece, a column becomes an array without a copy, as often as voters ask for it.
         table = scores[selector].read_table(bucket_path(bucket), sorted(columns)).combine_chunks()
-        pa.default_memory_pool().release_unused()  # reading holds twice the table, and numpy cannot use what Arrow keeps
+        pa.default_memory_pool().release_unused()  # reading held twice the table; numpy cannot use what Arrow keeps
         scaled: dict[Scale, NDArray[np.float32]] = {}
         for index, voter in own:
             if voter.scale not in scaled:
