@@ -44,7 +44,7 @@ class _Size(NamedTuple):
     stage_pairs: int
 
 
-_SIZES = {"short": _Size(3, 2_000, 2), "full": _Size(10, 2_000, 10)}
+_SIZES = {"short": _Size(1, 2_000, 1), "full": _Size(10, 2_000, 10)}
 
 
 def measure(form: str) -> list[Line]:

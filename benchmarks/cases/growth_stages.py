@@ -34,7 +34,7 @@ class _Size(NamedTuple):
 
 
 _SIZES = {
-    "short": _Size((30_000, 120_000, 480_000), 30_000, 2),
+    "short": _Size((30_000, 240_000), 30_000, 1),
     "full": _Size((333_333, 3_333_333, 33_333_333), 333_333, 1),  # 1, 10 and 100 million rows of the ledger
 }
 _SMALL = 1_000

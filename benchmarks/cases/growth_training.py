@@ -33,7 +33,7 @@ class _Size(NamedTuple):
     repeats: int
 
 
-_SIZES = {"short": _Size((2_048, 4_096), 2), "full": _Size((2_048, 8_192, 16_384, 32_768, 65_536), 3)}
+_SIZES = {"short": _Size((2_048, 4_096), 1), "full": _Size((2_048, 8_192, 16_384, 32_768, 65_536), 3)}
 
 
 def measure(form: str) -> list[Line]:

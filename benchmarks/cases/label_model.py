@@ -32,6 +32,7 @@ _TOLERANCE = 1e-5
 
 
 class _Size(NamedTuple):
+    voters: tuple[int, ...]
     rows: int
     bits: int
     counting_pairs: int
@@ -41,16 +42,16 @@ class _Size(NamedTuple):
 
 
 _SIZES = {
-    "short": _Size(2_000_000, 1, 2, 2, 100_000, 1),
-    "full": _Size(POOL_ROWS, 6, 3, 10, 2_000_000, 1),
+    "short": _Size((12,), 1_000_000, 1, 1, 1, 50_000, 1),
+    "full": _Size((5, 12), POOL_ROWS, 6, 3, 10, 2_000_000, 1),
 }
 
 
 def measure(form: str) -> list[Line]:
-    """Four lines for 5 voters, four for 12."""
+    """Four lines a number of voters."""
     lines = []
     with engine() as ours:
-        for num_voters in (5, 12):
+        for num_voters in _SIZES[form].voters:
             with scratch() as folder:
                 lines += _measure(_SIZES[form], num_voters, ours, folder)
     return lines

@@ -54,7 +54,7 @@ class _Way:
 
 
 _WAYS = (_Way("exact", processes=False), _Way("exact", processes=True), _Way("draft", processes=False))
-_SIZES = {"short": _Size(128, 32, 6), "full": _Size(512, 64, 10)}
+_SIZES = {"short": _Size(128, 32, 3), "full": _Size(512, 64, 10)}
 
 
 def measure(form: str) -> list[Line]:

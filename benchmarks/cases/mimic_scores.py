@@ -37,7 +37,7 @@ class _Size(NamedTuple):
     pairs: int
 
 
-_SIZES = {"short": _Size(16, 4), "full": _Size(32, 10)}
+_SIZES = {"short": _Size(16, 2), "full": _Size(32, 10)}
 
 
 def measure(form: str) -> list[Line]:

@@ -45,7 +45,7 @@ class _Size(NamedTuple):
     webdataset_pairs: int
 
 
-_SIZES = {"short": _Size(20_000, 2_500, 5, 4_000, 3), "full": _Size(120_000, 5_000, 10, 20_000, 10)}
+_SIZES = {"short": _Size(20_000, 2_500, 2, 4_000, 1), "full": _Size(120_000, 5_000, 10, 20_000, 10)}
 
 
 def measure(form: str) -> list[Line]:

@@ -39,7 +39,7 @@ class _Size(NamedTuple):
     pandas_pairs: int
 
 
-_SIZES = {"short": _Size(1_000_000, 1, 4, 4, 2), "full": _Size(8_000_000, 3, 16, 10, 10)}
+_SIZES = {"short": _Size(1_000_000, 1, 4, 2, 1), "full": _Size(8_000_000, 3, 16, 10, 10)}
 
 
 def measure(form: str) -> list[Line]:

@@ -36,7 +36,7 @@ class _Size(NamedTuple):
 
 
 _SIZES = {
-    "short": _Size(8_000_000, 3, 5, 2_000_000, 1, 1),
+    "short": _Size(8_000_000, 3, 2, 2_000_000, 1, 1),
     "full": _Size(100_000_000, 6, 10, 8_000_000, 2, 10),
 }
 _Last = tuple[float, int, int]

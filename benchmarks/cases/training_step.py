@@ -46,7 +46,7 @@ class _Size(NamedTuple):
 
 _STEPS_FOR_MEMORY = 3
 _SIZES = {
-    "short": _Size((_Setting(_OTHER_MODEL, 4, 2),), 8, 1, 1),
+    "short": _Size((_Setting(_OTHER_MODEL, 4, 1),), 6, 1, 1),
     "full": _Size(
         tuple(_Setting(model, size, ranks) for model, size in (("ViT-B-32", 4), (_OTHER_MODEL, 8)) for ranks in (1, 2)),
         40,

@@ -35,7 +35,7 @@ class _Size(NamedTuple):
     pairs: int
 
 
-_SIZES = {"short": _Size(1024, 16, 6, 6), "full": _Size(2048, 16, 8, 10)}
+_SIZES = {"short": _Size(1024, 16, 4, 4), "full": _Size(2048, 16, 8, 10)}
 
 
 def measure(form: str) -> list[Line]:
