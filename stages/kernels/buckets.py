@@ -8,7 +8,7 @@ from pipeline.traffic import Traffic, tables
 
 UID_BYTES = 16
 """Of a row's uid, in memory and in a file: uids do not compress."""
-TASK_BASE = 64 << 20
+TASK_BASE = 96 << 20
 """Bytes that any task holds beside its rows: buffers of the libraries, and files while they are read and made."""
 TARGET_ROWS = 2_000_000
 """Rows that a bucket has at most by default (`pool.bucket_rows`)."""
