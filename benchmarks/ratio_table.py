@@ -16,23 +16,26 @@ def table(lines: Sequence[tuple[str, dict[str, Any]]]) -> str:
     return _markdown(_HEADS, [_cells(line) for _, line in lines])
 
 
-def of_the_readme() -> str:
-    """Each case in its full form, or in its short one where nobody kept a full one."""
+def kept() -> list[tuple[str, str, dict[str, Any]]]:
+    """(case, form, line): each case in its full form, or in its short one where nobody kept a full one."""
     full = record.load("full")
     measured = {case for case, _ in full}
-    short = [(case, line) for case, line in record.load("short") if case not in measured]
-    lines = sorted([(case, "full", line) for case, line in full] + [(case, "short", line) for case, line in short],
-                   key=lambda kept: kept[0])  # fmt: skip
-    return _markdown(
-        (*_HEADS[:-1], "form", ""), [(*_cells(line)[:-1], form, _cells(line)[-1]) for _, form, line in lines]
-    )
+    lines = [(case, "full", line) for case, line in full]
+    lines += [(case, "short", line) for case, line in record.load("short") if case not in measured]
+    return sorted(lines, key=lambda each: each[0])
+
+
+def table_of_kept() -> str:
+    """All of them, with their form."""
+    rows = [(*_cells(line)[:-1], form, _cells(line)[-1]) for _, form, line in kept()]
+    return _markdown((*_HEADS[:-1], "form", ""), rows)
 
 
 def rewritten(document: str) -> str:
     """The document with the table as the results are now."""
     before, _, rest = document.partition(BEGIN)
     _, _, after = rest.partition(END)
-    return f"{before}{BEGIN}\n\n{of_the_readme()}\n\n{END}{after}"
+    return f"{before}{BEGIN}\n\n{table_of_kept()}\n\n{END}{after}"
 
 
 def _cells(line: dict[str, Any]) -> tuple[str, ...]:

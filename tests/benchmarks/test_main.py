@@ -82,6 +82,16 @@ def test_table_alone_runs_nothing(results, monkeypatch, capsys):
     assert "kept of b" in capsys.readouterr().out
 
 
+def test_table_shows_the_full_form_and_ends_with_one_where_a_target_was_missed(results, monkeypatch, capsys):
+    record.save("b", "short", [line("kept of b", 0.5, Target(1, "lower"))])
+    record.save("b", "full", [line("all of b", 3.0, Target(1, "lower"))])
+    assert run(monkeypatch, {"b": lost_rows}, "--table") == 1
+    shown = capsys.readouterr().out
+    assert "all of b" in shown
+    assert "MISS" in shown
+    assert "kept of b" not in shown
+
+
 def test_unknown_case_is_refused_with_those_there_are(results, monkeypatch, capsys):
     with pytest.raises(SystemExit):
         run(monkeypatch, {"a": lost_rows}, "b")
