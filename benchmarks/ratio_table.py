@@ -11,23 +11,24 @@ BEGIN, END = "<!-- table: python -m benchmarks.ratio_table -->", "<!-- end of ta
 _HEADS = ("what", "against", "ratio (95 % interval)", "target", "rows", "pairs", "")
 
 
-def table(lines: Sequence[tuple[str, dict[str, Any]]]) -> str:
-    """Ratios beside targets; a missed one says MISS."""
-    return _markdown(_HEADS, [_cells(line) for _, line in lines])
+def table(lines: Sequence[dict[str, Any]], failed: Sequence[str] = ()) -> str:
+    """Ratios beside targets; a missed one says MISS, a case that failed FAILED."""
+    rows = [_cells(line) for line in lines]
+    return _markdown(_HEADS, [*rows, *((case, *[""] * (len(_HEADS) - 2), "FAILED") for case in failed)])
 
 
-def kept() -> list[tuple[str, str, dict[str, Any]]]:
-    """(case, form, line): each case in its full form, or in its short one where nobody kept a full one."""
+def kept(cases: Sequence[str] = ()) -> list[tuple[str, str, dict[str, Any]]]:
+    """(case, form, line): each case, or those named, in the full form, or in the short one where there is no other."""
     full = record.load("full")
     measured = {case for case, _ in full}
     lines = [(case, "full", line) for case, line in full]
     lines += [(case, "short", line) for case, line in record.load("short") if case not in measured]
-    return sorted(lines, key=lambda each: each[0])
+    return sorted((each for each in lines if not cases or each[0] in cases), key=lambda each: each[0])
 
 
-def table_of_kept() -> str:
-    """All of them, with their form."""
-    rows = [(*_cells(line)[:-1], form, _cells(line)[-1]) for _, form, line in kept()]
+def table_of_kept(cases: Sequence[str] = ()) -> str:
+    """All of them, or of the cases named, with their form."""
+    rows = [(*_cells(line)[:-1], form, _cells(line)[-1]) for _, form, line in kept(cases)]
     return _markdown((*_HEADS[:-1], "form", ""), rows)
 
 

@@ -3,9 +3,10 @@
 import json
 import os
 import platform
+import subprocess
 import sys
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import Any, Literal
 from benchmarks.measure import Ratio
 
 RESULTS = Path(__file__).parent / "results"
+FORMS = ("short", "full")
 _PACKAGES = (
     "gradsieve",
     "ray",
@@ -65,8 +67,11 @@ class Line:
         return self.target is not None and self.target.missed_by(self.ratio)
 
 
-def save(case: str, form: str, lines: list[Line]) -> Path:
-    """Write `results/<case>[.short].json`."""
+_FIELDS = {each.name for each in fields(Line)} | {"missed"}
+
+
+def save(case: str, form: str, lines: list[Line], *, complete: bool = True) -> Path:
+    """Write `results/<case>[.short].json`, as a whole; a case that is not complete lies beside it as `.partial`."""
     RESULTS.mkdir(exist_ok=True)
     path = RESULTS / (f"{case}.json" if form == "full" else f"{case}.{form}.json")
     body = {
@@ -74,22 +79,50 @@ def save(case: str, form: str, lines: list[Line]) -> Path:
         "form": form,
         "command": "python -m benchmarks " + " ".join(sys.argv[1:]),
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+        "source": source(),
         "machine": machine(),
         "versions": versions(),
-        "lines": [{**asdict(line), "missed": line.missed} for line in lines],
+        "lines": [as_kept(line) for line in lines],
     }
-    path.write_text(json.dumps(body, indent=1, sort_keys=True, default=str) + "\n")
-    return path
+    partial = path.with_suffix(".partial")
+    partial.write_text(json.dumps(body, indent=1, sort_keys=True, default=str) + "\n")
+    return partial.replace(path) if complete else partial
+
+
+def as_kept(line: Line) -> dict[str, Any]:
+    """The line as it lies in a file."""
+    return {**asdict(line), "missed": line.missed}
 
 
 def load(form: str) -> list[tuple[str, dict[str, Any]]]:
-    """(case, line) of all results of a form, as they lie on disk."""
+    """(case, line) of all results of a form, as they lie on disk.
+
+    Raises:
+        ValueError: a file is damaged; it is named.
+    """
     found = []
     for path in sorted(RESULTS.glob("*.json")):
-        body = json.loads(path.read_text())
-        if body.get("form") == form:
-            found += [(body["case"], line) for line in body["lines"]]
+        try:
+            body = json.loads(path.read_text())
+            kept_form = body.get("form")
+            lines = body["lines"] if kept_form is not None else []
+            if kept_form not in (None, *FORMS) or any(_FIELDS - line.keys() for line in lines):
+                raise ValueError(f"form {kept_form!r}, or lines without what a line has")
+        except (ValueError, KeyError, AttributeError, TypeError) as error:
+            raise ValueError(f"{path} is not a result ({error}): remove it and measure again") from error
+        if kept_form == form:
+            found += [(body["case"], line) for line in lines]
     return found
+
+
+def source() -> str | None:
+    """The commit that was measured, with `-dirty` where files differ from it; None outside of a checkout."""
+    command = ["git", "describe", "--always", "--dirty", "--abbrev=12"]
+    try:
+        found = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, check=False)
+    except OSError:
+        return None
+    return found.stdout.strip() or None
 
 
 def machine() -> dict[str, Any]:

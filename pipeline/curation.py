@@ -22,7 +22,7 @@ from pipeline.heartbeat import heartbeat
 from pipeline.lease import held
 from pipeline.meter import LimitReachedError, Meter
 from pipeline.nodes import assemble
-from pipeline.plan import check_limits, make_plan, note_entries, plan_table, plan_totals
+from pipeline.plan import beyond_limits, check_limits, make_plan, note_entries, plan_table, plan_totals
 from pipeline.progress import Reporter
 from pipeline.run_log import logged
 from pipeline.run_record import RunRecord, failure_to_write_told, used_before
@@ -97,7 +97,11 @@ class Curation:
         self._warn()
         rates = self.config.plan.rates
         lines = note_entries(make_plan(graph, graph.done(tolerate_missing=True), rates), graph)
-        return plan_table(lines, rates), plan_totals(lines, rates)
+        refused = [
+            f"beyond {limit}: {planned:,.2f} planned, at most {most:g}; such a run is refused"
+            for limit, most, planned in beyond_limits(lines, self.config.limits, rates)
+        ]
+        return plan_table(lines, rates), "\n".join([plan_totals(lines, rates), *refused])
 
     def run(self, until: str | None = None, *, wait: bool = False) -> list[str]:
         """Run what is undone; lines for people: where results are, and what was found.

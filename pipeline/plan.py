@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
@@ -79,23 +80,37 @@ def note_entries(lines: list[PlannedNode], graph: Graph) -> list[PlannedNode]:
     return noted
 
 
+class Beyond(NamedTuple):
+    """A limit that a plan does not keep."""
+
+    limit: str
+    """By its name in the configuration."""
+    most: float
+    planned: float
+
+
+def beyond_limits(lines: list[PlannedNode], limits: LimitsConfig, rates: RatesConfig) -> list[Beyond]:
+    """The limits on GPU hours and cost that the plan is above; hours on the clock cannot be foretold."""
+    gpu_hours = sum(line.plan.gpu_hours for line in lines if not line.done)
+    usd = sum(line.usd(rates) for line in lines)
+    named = (("limits.gpu_hours", limits.gpu_hours, gpu_hours), ("limits.usd", limits.usd, usd))
+    return [Beyond(name, most, planned) for name, most, planned in named if most is not None and planned > most]
+
+
 def check_limits(lines: list[PlannedNode], limits: LimitsConfig, rates: RatesConfig) -> None:
     """Refuse a plan beyond its limits.
 
     Raises:
         UserError: planned GPU hours or cost are above `limits`.
     """
-    gpu_hours = sum(line.plan.gpu_hours for line in lines if not line.done)
-    usd = sum(line.usd(rates) for line in lines)
-    for name, planned, limit in (("gpu_hours", gpu_hours, limits.gpu_hours), ("usd", usd, limits.usd)):
-        if limit is not None and planned > limit:
-            raise UserError(
-                "the plan is beyond its limits",
-                where=f"limits.{name}",
-                expected=f"at most {limit:g}",
-                found=f"{planned:g} planned",
-                next_step="look at `--plan`, raise the limit, or try `pool.sample=0.01` first",
-            )
+    for name, most, planned in beyond_limits(lines, limits, rates):
+        raise UserError(
+            "the plan is beyond its limits",
+            where=name,
+            expected=f"at most {most:g}",
+            found=f"{planned:g} planned",
+            next_step="look at `--plan`, raise the limit, or try `pool.sample=0.01` first",
+        )
 
 
 def plan_table(lines: list[PlannedNode], rates: RatesConfig) -> Table:

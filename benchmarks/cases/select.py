@@ -3,8 +3,11 @@
 Both others end with DataComp's subset file; ours also writes down for every sample why it was dropped.
 """
 
+import os
 import time
 from collections.abc import Callable
+from multiprocessing import get_context
+from multiprocessing.pool import Pool
 from pathlib import Path
 from typing import NamedTuple
 
@@ -62,10 +65,11 @@ def measure(form: str) -> list[Line]:
             return _timed(lambda out: _polars(pool, wanted, out), folder / f"polars-{next(numbers)}")
 
         def pandas() -> Run:
-            return _timed(lambda out: _pandas(files, out), folder / f"pandas-{next(numbers)}")
+            return _timed(lambda out: _pandas(files, workers, out), folder / f"pandas-{next(numbers)}")
 
         by_polars = run_pairs(stage, polars, size.polars_pairs)
-        by_pandas = run_pairs(stage, pandas, size.pandas_pairs, warm_up=0)
+        with get_context("spawn").Pool(os.cpu_count()) as workers:  # started, and warm, before it is timed
+            by_pandas = run_pairs(stage, pandas, size.pandas_pairs)
         _check_same_subsets(folder)
         _, one = in_fresh_process(_alone, inputs, wanted, folder / "alone")
         _, whole = in_fresh_process(_polars, pool, wanted, folder / "whole")
@@ -142,15 +146,10 @@ def _polars(pool: Artifact, wanted: int, out: Path) -> int:
     return rows.height
 
 
-def _pandas(files: list[Path], out: Path) -> int:
-    """Both of DataComp's filters as its baselines have them, one file after the other, and their intersection."""
-    basic: list[str] = []
-    for path in files:
-        rows = pd.read_parquet(path, columns=["uid", "text", _WIDTH, _HEIGHT])
-        long = rows["text"].apply(lambda text: len(text.split()) > 2 and len(text) > 5)
-        shorter, longer = rows[[_WIDTH, _HEIGHT]].min(axis=1), rows[[_WIDTH, _HEIGHT]].max(axis=1)
-        basic += rows["uid"][long & (shorter >= 200) & (longer / shorter <= 3.0)].tolist()
-    scores = pd.concat([pd.read_parquet(path, columns=["uid", _SCORE]) for path in files])
+def _pandas(files: list[Path], workers: Pool, out: Path) -> int:
+    """Both of DataComp's filters as its baselines have them, a file a task of as many processes as there are cores."""
+    basic = [uid for kept in workers.imap_unordered(_pandas_basic, files) for uid in kept]
+    scores = pd.concat(workers.imap_unordered(_pandas_scores, files))
     threshold = np.sort(scores[_SCORE].to_numpy())[::-1][int(len(scores) * FRACTION)]
     best = set(scores["uid"][scores[_SCORE] >= threshold])
     kept = [(int(uid[:16], 16), int(uid[16:32], 16)) for uid in basic if uid in best]
@@ -158,6 +157,17 @@ def _pandas(files: list[Path], out: Path) -> int:
     uids.sort()
     np.save(out / "sample_ids.npy", uids)
     return len(scores)
+
+
+def _pandas_basic(path: Path) -> list[str]:
+    rows = pd.read_parquet(path, columns=["uid", "text", _WIDTH, _HEIGHT])
+    long = rows["text"].apply(lambda text: len(text.split()) > 2 and len(text) > 5)
+    shorter, longer = rows[[_WIDTH, _HEIGHT]].min(axis=1), rows[[_WIDTH, _HEIGHT]].max(axis=1)
+    return rows["uid"][long & (shorter >= 200) & (longer / shorter <= 3.0)].tolist()
+
+
+def _pandas_scores(path: Path) -> pd.DataFrame:
+    return pd.read_parquet(path, columns=["uid", _SCORE])
 
 
 def _check_same_subsets(folder: Path) -> None:

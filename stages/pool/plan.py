@@ -38,6 +38,7 @@ def plan_pool(config: PoolConfig, rates: Mapping[str, float]) -> StagePlan:
     if config.expected_samples is None:
         return StagePlan(Size(0, 0), note="unknown size: set pool.expected_samples")
     rows = int(config.expected_samples * config.sample)
+    share = f"{config.sample:.1%} of the shards, " if config.sample < 1 else ""
     stored = int(rows * rates["bytes_per_sample"])
     shards = max(1, round(rows / rates["samples_per_shard"]))
     has_metadata = config.metadata is not None
@@ -70,7 +71,7 @@ def plan_pool(config: PoolConfig, rates: Mapping[str, float]) -> StagePlan:
         partitions=groups + runs + merges[0] + buckets,
         peak_task_bytes=max(_SHARD_MEMORY, -(-rows // buckets) * _ROW_MEMORY),
         cpu_hours=seconds / 3600,
-        note=f"{config.sample:.1%} of the shards" if config.sample < 1 else "",
+        note=f"{share}as pool.expected_samples says: nobody has looked",
         traffic=scan + (read_metadata if has_metadata else Traffic()) + index + order + writes(3),
         private_bytes=run_bytes + merges[1] + rows * _ORDER_BYTES,
         driver_bytes=shards * _SHARD_FACTS + int(config.max_quarantined * rows) * _BROKEN_BYTES,

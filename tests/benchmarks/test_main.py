@@ -9,6 +9,7 @@ from benchmarks import __main__ as command
 from benchmarks import record
 from benchmarks.measure import Ratio
 from benchmarks.record import Line, Target
+from pipeline.errors import RunError
 
 
 @pytest.fixture
@@ -65,7 +66,51 @@ def test_case_that_loses_a_row_fails_and_the_others_are_measured(results, monkey
     told = capsys.readouterr()
     assert "a FAILED: ours gave 4 rows, expected 5" in told.err
     assert "fast" in told.out
+    assert "| a |  |  |  |  |  | FAILED |" in told.out
     assert not (results / "a.short.json").exists()
+
+
+def test_case_that_fails_is_not_shown_by_what_an_earlier_run_kept(results, monkeypatch, capsys):
+    record.save("a", "short", [line("of an earlier run", 0.5, Target(1, "lower"))])
+    assert run(monkeypatch, {"a": lost_rows}) == 1
+    assert "of an earlier run" not in capsys.readouterr().out
+    assert [kept["what"] for _, kept in record.load("short")] == ["of an earlier run"]
+
+
+def test_any_error_ends_its_case_alone(results, monkeypatch, capsys):
+    def broken(form):
+        raise RunError("a file is damaged")
+
+    good = [line("fast", 0.5, Target(1, "lower"))]
+    assert run(monkeypatch, {"a": broken, "b": lambda form: good}) == 1
+    assert "fast" in capsys.readouterr().out
+
+
+def test_interrupt_ends_all_and_keeps_what_was_kept(results, monkeypatch, capsys):
+    record.save("a", "short", [line("of an earlier run", 0.5, None)])
+
+    def interrupted(form):
+        yield line("first", 0.5, None)
+        raise KeyboardInterrupt
+
+    assert run(monkeypatch, {"a": interrupted, "b": lost_rows}) == 130
+    told = capsys.readouterr().err
+    assert "a: interrupted" in told
+    assert "b ..." not in told
+    assert [kept["what"] for _, kept in record.load("short")] == ["of an earlier run"]
+
+
+@pytest.mark.parametrize("arguments", [(), ("--table",)])
+def test_folder_of_results_that_cannot_be_one_is_said_before_anything_is_measured(
+    tmp_path, monkeypatch, capsys, arguments
+):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setattr(record, "RESULTS", tmp_path / "file" if not arguments else tmp_path)
+    (tmp_path / "a.json").write_text('{"form": "full", "lines": [')
+    assert run(monkeypatch, {"a": lost_rows}, *arguments) == 2
+    told = capsys.readouterr()
+    assert ("a.json is not a result" if arguments else "file") in told.err
+    assert "FAILED" not in told.err + told.out
 
 
 def test_only_the_named_cases_run_and_are_shown(results, monkeypatch, capsys):
@@ -90,6 +135,9 @@ def test_table_shows_the_full_form_and_ends_with_one_where_a_target_was_missed(r
     assert "all of b" in shown
     assert "MISS" in shown
     assert "kept of b" not in shown
+    record.save("c", "short", [line("kept of c", 0.5, None)])
+    assert run(monkeypatch, {"b": lost_rows, "c": lost_rows}, "--table", "c") == 0
+    assert "all of b" not in capsys.readouterr().out
 
 
 def test_unknown_case_is_refused_with_those_there_are(results, monkeypatch, capsys):
@@ -98,7 +146,9 @@ def test_unknown_case_is_refused_with_those_there_are(results, monkeypatch, caps
     assert "no such case: b; there are a" in capsys.readouterr().err
 
 
-def test_lines_that_came_before_a_failure_are_kept(results, monkeypatch, capsys):
+def test_lines_that_came_before_a_failure_are_shown_and_lie_beside_what_was_kept(results, monkeypatch, capsys):
+    record.save("a", "short", [line("of an earlier run", 0.5, None)])
+
     def measure(form):
         yield line("first", 0.5, Target(1, "lower"))
         lost_rows(form)
@@ -107,4 +157,5 @@ def test_lines_that_came_before_a_failure_are_kept(results, monkeypatch, capsys)
     told = capsys.readouterr()
     assert "a FAILED" in told.err
     assert "first" in told.out
-    assert [kept["what"] for _, kept in record.load("short")] == ["first"]
+    assert [kept["what"] for _, kept in record.load("short")] == ["of an earlier run"]
+    assert '"first"' in (results / "a.short.partial").read_text()

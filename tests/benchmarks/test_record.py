@@ -52,3 +52,26 @@ def test_saved_lines_are_loaded_by_form_with_where_and_how_they_were_measured(tm
     assert body["machine"]["cpus"] >= 1
     assert body["machine"]["processor"]
     assert {"python", "polars", "ray", "numpy"} <= set(body["versions"])
+    assert body["source"] is None or len(body["source"]) >= 12
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", '{"case": "toy", "form": "full", "li', "[]", '{"form": "Full", "lines": []}', '{"form": "full"}',
+     '{"case": "toy", "form": "full", "lines": [{"what": "x"}]}'],
+)  # fmt: skip
+def test_damaged_file_of_results_is_named(tmp_path, monkeypatch, text):
+    monkeypatch.setattr(record, "RESULTS", tmp_path)
+    (tmp_path / "toy.json").write_text(text)
+    with pytest.raises(ValueError, match=r"toy\.json is not a result .*measure again"):
+        record.load("full")
+
+
+def test_case_that_is_not_complete_takes_no_files_place(tmp_path, monkeypatch):
+    monkeypatch.setattr(record, "RESULTS", tmp_path)
+    record.save("toy", "full", [line(), line()])
+    record.save("toy", "full", [line()], complete=False)
+    assert len(record.load("full")) == 2
+    record.save("toy", "full", [line()])
+    assert len(record.load("full")) == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["toy.json"]

@@ -53,6 +53,16 @@ def test_plan_until_a_stage_lists_what_it_needs_alone(tmp_path):
     assert _curation(tmp_path, "pool.expected_samples=512").plan("pool")[0].row_count == 1
 
 
+def test_plan_says_which_limits_would_refuse_it(tmp_path: Path) -> None:
+    bounded = ("pool.expected_samples=512", "limits.usd=1e-9", "limits.hours=1e-9")
+    _, totals = _curation(tmp_path, *bounded).plan()
+    first, last = totals.split("\n")
+    assert first.startswith("to run: ")
+    assert last.startswith("beyond limits.usd: ")
+    assert last.endswith("at most 1e-09; such a run is refused")
+    assert "\n" not in _curation(tmp_path, "pool.expected_samples=512", "limits.usd=1e9").plan()[1]
+
+
 def _finished(tmp_path, *names):
     found = {}
     for name in names:

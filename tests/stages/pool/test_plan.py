@@ -35,3 +35,9 @@ def test_plan_decoding_costs_more_than_headers_and_metadata_more_bytes(samples: 
 
 def test_plan_of_a_trial_names_its_share() -> None:
     assert "1.0%" in plan_pool(PoolConfig(path="p", expected_samples=1000, sample=0.01), RATES).note
+
+
+def test_plan_says_that_nobody_looked_at_the_pool() -> None:
+    assert plan_pool(PoolConfig(path="p", expected_samples=1000), RATES).note.startswith(
+        "as pool.expected_samples says"
+    )
