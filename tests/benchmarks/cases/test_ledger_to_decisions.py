@@ -20,9 +20,6 @@ def test_ledger_case_makes_the_decisions_that_polars_makes(monkeypatch, in_proce
     assert decided_line.counts == grouped_line.counts == {"samples": 1000, "rows": 3000}
     assert decided_line.facts["largest_difference_of_p_keep"] < 1e-6
     assert {"planned_peak_task_bytes", "polars_peak_bytes"} < line.facts.keys()
-    monkeypatch.setitem(ledger_to_decisions._SIZES, "short", size._replace(whole=False))
-    (line, _) = check(list(ledger_to_decisions.measure("short"))).values()
-    assert line.facts.keys() == {"largest_difference_of_p_keep"}
 
 
 def decided(ledger, num_visits, fraction, out):
