@@ -125,6 +125,18 @@ def test_training_and_reference_of_the_first_night_serve_all(nights: list[Path])
     assert stages(nights[1])["training/added"]["state"] == "done"
 
 
+@pytest.mark.ray
+def test_night_on_ray_has_the_bytes_of_one_in_process(
+    workplace: Path, first: Path, nights: list[Path], tmp_path: Path
+) -> None:
+    folder = series_from(first, tmp_path / "series")
+    show_shards(workplace, folder, NIGHTS[1])
+    output = run(workplace, folder, "cluster.executor=ray")
+    assert stages(output)["training/added"]["state"] == "done"
+    names = (*RECOMPUTED, "training/added", "scores/mimic", "scores/loss")
+    assert contents(output, names) == contents(nights[1], names)
+
+
 def test_scores_of_samples_that_stay_are_carried_over_and_new_ones_scored_once(nights: list[Path]) -> None:
     for name in ("scores/mimic", "scores/loss"):
         for before, after in itertools.pairwise(nights[:3]):
